@@ -1,0 +1,27 @@
+"""The one error tree: everything latentcast raises on purpose descends from `LatentcastError`.
+
+Messages say what was wrong, with the value, and what would be right. The command line prints them as one
+line and exits with code 2.
+"""
+
+__all__ = ["LatentcastError", "ModelError", "OutputError", "PacketError", "ParameterError"]
+
+
+class LatentcastError(Exception):
+    """Base of all errors that latentcast raises on purpose."""
+
+
+class ParameterError(LatentcastError, ValueError):
+    """An argument is outside what the function or command accepts."""
+
+
+class PacketError(LatentcastError, ValueError):
+    """Bytes that are not a valid packet, or one that does not fit what the device holds."""
+
+
+class ModelError(LatentcastError, RuntimeError):
+    """A diffusion model cannot be found, loaded, trained or run."""
+
+
+class OutputError(LatentcastError, OSError):
+    """A result cannot be written where it was asked for."""
