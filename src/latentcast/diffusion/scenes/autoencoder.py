@@ -1,0 +1,155 @@
+"""Training of the picture autoencoder: 128 x 128 x 3 pixels to a latent of 4 x 16 x 16 and back.
+
+The network is diffusers' `AutoencoderKL`, narrow and without attention, used without sampling. While
+training, the latent is standardised per channel by batch statistics (so that a unit Gaussian fits it) and
+noise is added to it (so that the decoder forgives what quantisation does to it). Afterwards the
+standardisation is folded into the encoder's last convolution and nothing of it is left at run time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+
+from latentcast.diffusion.scenes.checkpoint import load_checkpoint, save_checkpoint
+
+__all__ = ["build_autoencoder", "encode_pictures", "train_autoencoder"]
+
+_WIDTHS = (16, 32, 64, 96)
+_LATENT_CHANNELS = 4
+_LATENT_NOISE = 0.08
+_CROP = 64
+_BATCH_SIZE = 8
+_PEAK_RATE = 2e-3
+
+
+def build_autoencoder() -> AutoencoderKL:
+    """Make the untrained network."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * len(_WIDTHS),
+        up_block_types=("UpDecoderBlock2D",) * len(_WIDTHS),
+        block_out_channels=_WIDTHS,
+        layers_per_block=1,
+        latent_channels=_LATENT_CHANNELS,
+        norm_num_groups=8,
+        sample_size=128,
+        scaling_factor=1.0,
+        force_upcast=False,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        mid_block_add_attention=False,
+    )
+
+
+def _to_network(pictures: npt.NDArray[np.uint8], device: str) -> torch.Tensor:
+    """uint8 (batch, H, W, 3) to float32 (batch, 3, H, W) in -1..1, channels last."""
+    tensor = torch.from_numpy(np.ascontiguousarray(pictures)).to(device)
+    return (
+        tensor.permute(0, 3, 1, 2).float().div(127.5).sub(1.0).contiguous(memory_format=torch.channels_last)
+    )
+
+
+def _gradient_loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """L1 distance of horizontal and vertical differences: it keeps edges sharp."""
+    d = a - b
+    return (d[..., 1:] - d[..., :-1]).abs().mean() + (d[..., 1:, :] - d[..., :-1, :]).abs().mean()
+
+
+def train_autoencoder(
+    pictures: npt.NDArray[np.uint8],
+    folder: Path,
+    *,
+    seed: int,
+    num_updates: int,
+    device: str,
+    progress: Callable[[int, int, str], None],
+) -> AutoencoderKL:
+    """Train on random crops, then on whole pictures for the last tenth.
+
+    Args:
+        pictures: uint8 (num, 128, 128, 3).
+        folder: where the checkpoint lies; an interrupted run goes on from it.
+        seed: of weights, crops and noise.
+        num_updates: optimiser updates, eight crops of 64 x 64 each (or four whole pictures).
+        device: "cpu" or "cuda".
+        progress: called with (done, total, text).
+
+    Returns:
+        The trained network with the latent's standardisation folded in.
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    network = build_autoencoder().to(device=device, memory_format=torch.channels_last)
+    norm = torch.nn.BatchNorm2d(_LATENT_CHANNELS, affine=False).to(device)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=_PEAK_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
+    path = folder / "autoencoder.pt"
+    state = {"network": network, "norm": norm, "optimiser": optimiser}
+    done = load_checkpoint(path, state, rng)
+    for update in range(done, num_updates):
+        warm = min(1.0, (update + 1) / 100)
+        rate = _PEAK_RATE * warm * (0.5 + 0.5 * math.cos(math.pi * update / num_updates)) + 1e-6
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        whole = update >= 0.9 * num_updates
+        batch = np.sort(rng.integers(len(pictures), size=4 if whole else _BATCH_SIZE))
+        if whole:
+            crop = pictures[batch]
+        else:
+            corner = rng.integers(pictures.shape[1] - _CROP + 1, size=(_BATCH_SIZE, 2))
+            crop = np.stack(
+                [pictures[i, y : y + _CROP, x : x + _CROP] for i, (y, x) in zip(batch, corner, strict=True)]
+            )
+        crop = crop[:, :, ::-1] if rng.random() < 0.5 else crop
+        target = _to_network(crop, device)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            latent = norm(network.encoder(target)[:, :_LATENT_CHANNELS].float())
+            noisy = latent + _LATENT_NOISE * torch.randn_like(latent)
+            output = network.decoder(noisy).float()
+            loss = (
+                F.l1_loss(output, target)
+                + 4.0 * F.mse_loss(output, target)
+                + 0.5 * _gradient_loss(output, target)
+            )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        if update % 50 == 0 or update + 1 == num_updates:
+            psnr = -10.0 * math.log10(F.mse_loss(output, target).item() / 4.0)
+            progress(update + 1, num_updates, f"loss {loss.item():.4f}, PSNR {psnr:.1f} dB")
+        if (update + 1) % 500 == 0 or update + 1 == num_updates:
+            save_checkpoint(path, state, rng, update + 1)
+    _fold_standardisation(network, pictures[:: max(1, len(pictures) // 1000)], device)
+    return network.eval()
+
+
+def _fold_standardisation(network: AutoencoderKL, pictures: npt.NDArray[np.uint8], device: str) -> None:
+    """Scale and shift the encoder's last convolution so that each latent channel has mean 0, variance 1."""
+    latents = torch.from_numpy(encode_pictures(network, pictures, device=device))
+    mean, std = latents.mean(dim=(0, 2, 3)).to(device), latents.std(dim=(0, 2, 3)).to(device)
+    last = network.encoder.conv_out
+    with torch.no_grad():
+        last.weight[:_LATENT_CHANNELS].div_(std[:, None, None, None])
+        last.bias[:_LATENT_CHANNELS].sub_(mean).div_(std)
+        # The posterior's log-variance, which was never trained: as good as none.
+        last.weight[_LATENT_CHANNELS:].zero_()
+        last.bias[_LATENT_CHANNELS:].fill_(-30.0)
+
+
+@torch.no_grad()
+def encode_pictures(
+    network: AutoencoderKL, pictures: npt.NDArray[np.uint8], *, device: str = "cpu", batch_size: int = 50
+) -> npt.NDArray[np.float32]:
+    """Encode uint8 (num, H, W, 3) pictures to float32 (num, 4, H/8, W/8) latents."""
+    parts = []
+    for start in range(0, len(pictures), batch_size):
+        inputs = _to_network(pictures[start : start + batch_size], device)
+        parts.append(network.encoder(inputs)[:, :_LATENT_CHANNELS].float().cpu())
+    return torch.cat(parts).numpy()

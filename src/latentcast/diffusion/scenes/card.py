@@ -1,0 +1,131 @@
+"""The model card: how the embedded model was made and how well it does, in figures from the run itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from latentcast.diffusion.scenes.judge import Scores
+
+__all__ = ["picture_sheet", "write_card"]
+
+_SHEET_COLUMNS = 8
+_SHEET_ROWS = 3
+
+
+def picture_sheet(pictures: npt.NDArray[np.uint8], columns: int, gap: int = 4) -> Image.Image:
+    """Lay (num, H, W, 3) pictures out in rows, with white between them."""
+    height, width = pictures.shape[1:3]
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
+    for i, picture in enumerate(pictures):
+        sheet.paste(
+            Image.fromarray(picture), ((i % columns) * (width + gap), (i // columns) * (height + gap))
+        )
+    return sheet
+
+
+def _psnr_db(original: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
+    """Mean over pictures of the peak signal-to-noise ratio."""
+    error = np.mean((original.astype(np.float32) - other) ** 2, axis=(1, 2, 3))
+    return float(np.mean(10.0 * np.log10(255.0**2 / np.maximum(error, 1e-9))))
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def write_card(
+    folder: Path,
+    *,
+    plan: Mapping[str, Any],
+    guidance_scale: float,
+    held_out: npt.NDArray[np.uint8],
+    reconstructed: npt.NDArray[np.uint8],
+    ceiling: Scores,
+    reached: Scores,
+    samples: npt.NDArray[np.uint8],
+    sentences: list[str],
+) -> None:
+    """Write README.md and its picture, samples.jpg, into a model folder.
+
+    Args:
+        folder: the pipeline folder.
+        plan: the training plan's numbers and seeds.
+        guidance_scale: of the generated pictures.
+        held_out: renders that training never saw.
+        reconstructed: the same through the autoencoder.
+        ceiling: the judge's scores on held-out renders.
+        reached: its scores on generated pictures.
+        samples: generated pictures in order of generation, none left out.
+        sentences: their prompts.
+    """
+    shown = _SHEET_COLUMNS * _SHEET_ROWS
+    picture_sheet(samples[:shown], _SHEET_COLUMNS).save(folder / "samples.jpg", quality=90)
+    rows = [
+        (
+            f"{n} object{'s' if n > 1 else ''}: count, colours and shapes",
+            reached.objects[n],
+            ceiling.objects[n],
+        )
+        for n in (1, 2, 3)
+    ]
+    rows += [
+        ("relation, of two-object scenes with the right objects", reached.relation, ceiling.relation),
+        ("floor", reached.floor, ceiling.floor),
+        ("sky", reached.sky, ceiling.sky),
+    ]
+    table = "\n".join(f"| {name} | {_percent(got)} | {_percent(best)} |" for name, got, best in rows)
+    rows_made = [(name, value) for name, value in plan.items() if name != "seeds"]
+    rows_made += [(f"seed of {name}", value) for name, value in plan["seeds"].items()]
+    numbers = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in rows_made)
+    prompts = "\n".join(f"{i + 1}. {text}" for i, text in enumerate(sentences[:shown]))
+    text = f"""# scenes: the embedded model of latentcast
+
+A text-conditional latent diffusion model of rendered scenes: one to three spheres, cubes and cylinders in
+eight colours on three floors under three skies; 128 x 128 pixels, latents of 4 x 16 x 16. It is an ordinary
+diffusers `StableDiffusionPipeline` folder in float16 with Stable Diffusion's noise schedule; the network
+predicts v. It was trained from nothing by `latentcast model train scenes` on pictures that the repository's
+own renderer drew.
+
+![Uncurated samples](samples.jpg)
+
+The first {shown} pictures generated for judging, none left out.
+
+## How well it follows its prompts
+
+Judged by a classifier that was trained on renders only; its own score on {ceiling.num_pictures} held-out
+renders is the ceiling. {reached.num_pictures} generated pictures, a third each with one, two and three
+objects, 50 steps of ancestral DDPM, guidance {guidance_scale:g}; prompts name every colour, shape, clear
+relation, the floor and the sky.
+
+| what is right | generated | ceiling |
+| --- | --- | --- |
+{table}
+
+Autoencoder on {len(held_out)} held-out renders: PSNR {_psnr_db(held_out, reconstructed):.1f} dB.
+
+## How it was made
+
+Float32 weights with bfloat16 arithmetic where it is safe; exponential moving average of the weights.
+
+| number | value |
+| --- | --- |
+{numbers}
+
+## Limits
+
+It knows a few dozen words; `latentcast` brings other prompts into its language and says what it changed.
+Binding colours to shapes gets harder with every object, and relations are learned only in part. No pictures
+of people, places or art were used in training.
+
+## Prompts of the sheet, in reading order
+
+{prompts}
+"""
+    (folder / "README.md").write_text(text)

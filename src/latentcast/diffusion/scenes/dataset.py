@@ -1,0 +1,75 @@
+"""Rendered training pictures on disk; the scenes themselves are drawn again from the seed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from latentcast.diffusion.scenes.render import IMAGE_SIZE, render
+from latentcast.diffusion.scenes.scene import Scene, sample_scene
+
+__all__ = ["draw_scenes", "mirrored", "render_pictures"]
+
+_BLOCK = 64
+
+
+def draw_scenes(num_scenes: int, seed: int) -> list[Scene]:
+    """Draw the scenes of a data set; scene i does not depend on how many follow it."""
+    children = np.random.SeedSequence(seed).spawn(num_scenes)
+    return [sample_scene(np.random.default_rng(child)) for child in children]
+
+
+def mirrored(scene: Scene) -> Scene:
+    """Return the scene that a mirrored picture shows.
+
+    Objects and light are exact; the floor's pattern may start elsewhere, which no caption tells.
+    """
+    return replace(
+        scene,
+        objects=tuple(replace(thing, x=-thing.x, yaw_rad=-thing.yaw_rad) for thing in scene.objects),
+        light_azimuth_rad=-scene.light_azimuth_rad,
+        floor_yaw_rad=-scene.floor_yaw_rad,
+    )
+
+
+def render_pictures(
+    scenes: list[Scene], path: Path, seed: int, progress: Callable[[int, int], None]
+) -> npt.NDArray[np.uint8]:
+    """Render scenes into a file, or go on where an interrupted run stopped.
+
+    Args:
+        scenes: what to draw.
+        path: NumPy array file, uint8 (num_scenes, IMAGE_SIZE, IMAGE_SIZE, 3).
+        seed: of the shadow rays, spawned per scene.
+        progress: called with (done, total) after each block.
+
+    Returns:
+        The file's array, read-only and mapped.
+    """
+    shape = (len(scenes), IMAGE_SIZE, IMAGE_SIZE, 3)
+    if path.exists():
+        return np.load(path, mmap_mode="r")
+    partial, done_file = path.with_suffix(".partial.npy"), path.with_suffix(".done")
+    done = int(done_file.read_text()) if done_file.exists() and partial.exists() else 0
+    pictures = np.lib.format.open_memmap(partial, "r+" if done else "w+", dtype=np.uint8, shape=shape)
+    children = np.random.SeedSequence(seed).spawn(len(scenes))
+
+    def draw(i: int) -> None:
+        pictures[i] = render(scenes[i], np.random.default_rng(children[i]))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the renderer releases the interpreter's lock
+        for start in range(done, len(scenes), _BLOCK):
+            stop = min(start + _BLOCK, len(scenes))
+            list(pool.map(draw, range(start, stop)))
+            done_file.write_text(str(stop))
+            progress(stop, len(scenes))
+    pictures.flush()
+    partial.replace(path)
+    done_file.unlink()
+    return np.load(path, mmap_mode="r")

@@ -1,0 +1,230 @@
+"""`latentcast model train scenes`: from nothing to an ordinary diffusers pipeline folder with its model card.
+
+Five stages: render, autoencoder, denoiser, judge, card. Each leaves its result in the work folder, and an
+interrupted run goes on from the last checkpoint of the stage it was in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from transformers import CLIPTokenizer
+
+from latentcast.diffusion.scenes.autoencoder import encode_pictures, train_autoencoder
+from latentcast.diffusion.scenes.captions import full_caption
+from latentcast.diffusion.scenes.card import write_card
+from latentcast.diffusion.scenes.dataset import draw_scenes, mirrored, render_pictures
+from latentcast.diffusion.scenes.denoiser import Denoiser, build_scheduler, build_tokenizer, train_denoiser
+from latentcast.diffusion.scenes.judge import Judge, Scores, score, train_judge
+from latentcast.diffusion.scenes.scene import sample_scene
+from latentcast.errors import ParameterError
+
+__all__ = ["GUIDANCE_SCALE", "StageSeeds", "TrainingPlan", "train"]
+
+GUIDANCE_SCALE = 3.0
+
+Progress = Callable[[str, int, int, str], None]
+"""Called with (stage, done, total, text)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSeeds:
+    """One seed per stage, so that a stage can be made again without the others."""
+
+    scenes: int = 1
+    shadows: int = 101
+    held_out_scenes: int = 2
+    held_out_shadows: int = 102
+    autoencoder: int = 3
+    denoiser: int = 4
+    judge: int = 5
+    samples: int = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """How much of everything; the defaults made the shipped model.
+
+    Args:
+        num_pictures: rendered for training; as many again are their mirror images.
+        num_held_out: rendered for measuring.
+        autoencoder_updates: of eight 64 x 64 crops.
+        denoiser_updates: of 64 latents.
+        judge_updates: of 64 pictures.
+        num_judged: generated pictures per number of objects that the model card's scores rest on.
+        seeds: of the stages' random choices.
+    """
+
+    num_pictures: int = 16000
+    num_held_out: int = 600
+    autoencoder_updates: int = 6500
+    denoiser_updates: int = 4500
+    judge_updates: int = 2500
+    num_judged: int = 100
+    seeds: StageSeeds = StageSeeds()
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, int) and value < 1:
+                raise ParameterError(f"{name} is {value}; it must be at least 1")
+
+
+def train(
+    out: Path,
+    *,
+    device: str,
+    progress: Progress,
+    work: Path | None = None,
+    plan: TrainingPlan | None = None,
+) -> None:
+    """Train the embedded model and write it, with its card, to a folder.
+
+    Args:
+        out: pipeline folder to write.
+        device: "cpu" or "cuda".
+        progress: called as the work goes on.
+        work: folder for renders and checkpoints; `out` with ".work" appended where None.
+        plan: how much of everything.
+    """
+    plan = plan or TrainingPlan()
+    work = work or out.with_name(out.name + ".work")
+    work.mkdir(parents=True, exist_ok=True)
+    seeds = plan.seeds
+
+    scenes = draw_scenes(plan.num_pictures, seeds.scenes)
+    held_out_scenes = draw_scenes(plan.num_held_out, seeds.held_out_scenes)
+
+    def stage(name: str) -> Callable[[int, int, str], None]:
+        return lambda done, total, text: progress(name, done, total, text)
+
+    def rendering(done: int, total: int) -> None:
+        progress("render", done, total, "")
+
+    held_out = render_pictures(held_out_scenes, work / "held-out.npy", seeds.held_out_shadows, rendering)
+    pictures = render_pictures(scenes, work / "pictures.npy", seeds.shadows, rendering)
+
+    autoencoder = train_autoencoder(
+        pictures,
+        work,
+        seed=seeds.autoencoder,
+        num_updates=plan.autoencoder_updates,
+        device=device,
+        progress=stage("autoencoder"),
+    )
+    straight = encode_pictures(autoencoder, pictures, device=device)
+    turned = encode_pictures(autoencoder, pictures[:, :, ::-1], device=device)
+    tokenizer = build_tokenizer(work / "tokenizer")
+    denoiser = train_denoiser(
+        np.concatenate([straight, turned]),
+        scenes + [mirrored(scene) for scene in scenes],
+        tokenizer,
+        work,
+        seed=seeds.denoiser,
+        num_updates=plan.denoiser_updates,
+        device=device,
+        progress=stage("denoiser"),
+    )
+    pipeline = _assemble(autoencoder, denoiser, tokenizer)
+    _save(pipeline, out)
+
+    judge = train_judge(
+        pictures,
+        scenes,
+        work,
+        seed=seeds.judge,
+        num_updates=plan.judge_updates,
+        device=device,
+        progress=stage("judge"),
+    )
+    ceiling = score(judge, held_out, held_out_scenes, device=device)
+    reached, samples, sentences = _judge_pipeline(
+        pipeline, judge, plan.num_judged, seed=seeds.samples, device=device, progress=stage("samples")
+    )
+    write_card(
+        out,
+        plan=asdict(plan),
+        guidance_scale=GUIDANCE_SCALE,
+        held_out=held_out,
+        reconstructed=_reconstruct(autoencoder, held_out, device),
+        ceiling=ceiling,
+        reached=reached,
+        samples=samples,
+        sentences=sentences,
+    )
+
+
+def _assemble(
+    autoencoder: AutoencoderKL, denoiser: Denoiser, tokenizer: CLIPTokenizer
+) -> StableDiffusionPipeline:
+    return StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=denoiser.text_encoder,
+        tokenizer=tokenizer,
+        unet=denoiser.unet,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _save(pipeline: StableDiffusionPipeline, out: Path) -> None:
+    """Write the folder in float16, and keep the pipeline itself in float32."""
+    pipeline.to(torch.float16)
+    pipeline.save_pretrained(out)
+    pipeline.to(torch.float32)
+    (out / "latentcast.json").write_text(json.dumps({"guidance_scale": GUIDANCE_SCALE}) + "\n")
+
+
+@torch.no_grad()
+def _reconstruct(
+    autoencoder: AutoencoderKL, pictures: npt.NDArray[np.uint8], device: str
+) -> npt.NDArray[np.uint8]:
+    latents = torch.from_numpy(encode_pictures(autoencoder, pictures, device=device)).to(device)
+    decoded = torch.cat([autoencoder.decode(latents[i : i + 50]).sample for i in range(0, len(latents), 50)])
+    return _to_uint8(decoded)
+
+
+def _to_uint8(pictures: torch.Tensor) -> npt.NDArray[np.uint8]:
+    scaled = pictures.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    return scaled.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _judge_pipeline(
+    pipeline: StableDiffusionPipeline,
+    judge: Judge,
+    num_each: int,
+    *,
+    seed: int,
+    device: str,
+    progress: Callable[[int, int, str], None],
+) -> tuple[Scores, npt.NDArray[np.uint8], list[str]]:
+    """Generate pictures of new scenes' captions with the default settings and judge them."""
+    rng = np.random.default_rng(seed)
+    # One, two and three objects in turn, so that the card's sheet, the first pictures made, is fair.
+    scenes = [sample_scene(rng, num_objects=1 + i % 3) for i in range(3 * num_each)]
+    sentences = [full_caption(scene, rng) for scene in scenes]
+    pipeline.to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    parts: list[npt.NDArray[np.uint8]] = []
+    for start in range(0, len(sentences), 20):
+        texts = sentences[start : start + 20]
+        generators = [torch.Generator().manual_seed(int(rng.integers(1 << 62))) for _ in texts]
+        output = pipeline(
+            texts,
+            num_inference_steps=50,
+            guidance_scale=GUIDANCE_SCALE,
+            generator=generators,
+            output_type="np",
+        )
+        parts.append((output.images * 255).round().astype(np.uint8))
+        progress(min(start + 20, len(sentences)), len(sentences), "")
+    pictures = np.concatenate(parts)
+    return score(judge, pictures, scenes, device=device), pictures, sentences
