@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from latentcast.diffusion.scenes.checkpoint import load_checkpoint, save_checkpoint
+from latentcast.diffusion.scenes.pixels import to_network
 
-__all__ = ["build_autoencoder", "encode_pictures", "train_autoencoder"]
+__all__ = ["build_autoencoder", "encode_pictures", "refine_decoder", "train_autoencoder"]
 
 _WIDTHS = (16, 32, 64, 96)
 _LATENT_CHANNELS = 4
@@ -45,14 +46,6 @@ def build_autoencoder() -> AutoencoderKL:
         use_quant_conv=False,
         use_post_quant_conv=False,
         mid_block_add_attention=False,
-    )
-
-
-def _to_network(pictures: npt.NDArray[np.uint8], device: str) -> torch.Tensor:
-    """uint8 (batch, H, W, 3) to float32 (batch, 3, H, W) in -1..1, channels last."""
-    tensor = torch.from_numpy(np.ascontiguousarray(pictures)).to(device)
-    return (
-        tensor.permute(0, 3, 1, 2).float().div(127.5).sub(1.0).contiguous(memory_format=torch.channels_last)
     )
 
 
@@ -107,7 +100,7 @@ def train_autoencoder(
                 [pictures[i, y : y + _CROP, x : x + _CROP] for i, (y, x) in zip(batch, corner, strict=True)]
             )
         crop = crop[:, :, ::-1] if rng.random() < 0.5 else crop
-        target = _to_network(crop, device)
+        target = to_network(crop, device)
         with torch.autocast(device, dtype=torch.bfloat16):
             latent = norm(network.encoder(target)[:, :_LATENT_CHANNELS].float())
             noisy = latent + _LATENT_NOISE * torch.randn_like(latent)
@@ -143,6 +136,57 @@ def _fold_standardisation(network: AutoencoderKL, pictures: npt.NDArray[np.uint8
         last.bias[_LATENT_CHANNELS:].fill_(-30.0)
 
 
+def refine_decoder(
+    network: AutoencoderKL,
+    pictures: npt.NDArray[np.uint8],
+    latents: npt.NDArray[np.float32],
+    folder: Path,
+    *,
+    seed: int,
+    num_updates: int,
+    device: str,
+    progress: Callable[[int, int, str], None],
+) -> None:
+    """Train the decoder alone, on whole pictures and the latents that the fixed encoder made of them.
+
+    Args:
+        network: trained by `train_autoencoder`; its decoder is changed in place.
+        pictures: uint8 (num, 128, 128, 3).
+        latents: float32 (num, 4, 16, 16), of the same pictures.
+        folder: where the checkpoint lies; an interrupted run goes on from it.
+        seed: of batches and noise.
+        num_updates: optimiser updates of four whole pictures.
+        device: "cpu" or "cuda".
+        progress: called with (done, total, text).
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    decoder = network.decoder.train()
+    optimiser = torch.optim.AdamW(decoder.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
+    path = folder / "decoder.pt"
+    state = {"decoder": decoder, "optimiser": optimiser}
+    for update in range(load_checkpoint(path, state, rng), num_updates):
+        for group in optimiser.param_groups:
+            group["lr"] = 1e-3 * (0.5 + 0.5 * math.cos(math.pi * update / num_updates)) + 1e-6
+        batch = np.sort(rng.integers(len(pictures), size=4))
+        target = to_network(pictures[batch], device)
+        latent = torch.tensor(latents[batch], device=device)
+        noisy = latent + _LATENT_NOISE * rng.random() * torch.randn_like(latent)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            output = decoder(noisy.contiguous(memory_format=torch.channels_last)).float()
+        loss = F.l1_loss(output, target) + 2.0 * F.mse_loss(output, target) + _gradient_loss(output, target)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        if update % 50 == 0 or update + 1 == num_updates:
+            psnr = -10.0 * math.log10(F.mse_loss(output, target).item() / 4.0)
+            progress(update + 1, num_updates, f"loss {loss.item():.4f}, PSNR {psnr:.1f} dB")
+        if (update + 1) % 500 == 0 or update + 1 == num_updates:
+            save_checkpoint(path, state, rng, update + 1)
+    decoder.eval()
+
+
 @torch.no_grad()
 def encode_pictures(
     network: AutoencoderKL, pictures: npt.NDArray[np.uint8], *, device: str = "cpu", batch_size: int = 50
@@ -150,6 +194,6 @@ def encode_pictures(
     """Encode uint8 (num, H, W, 3) pictures to float32 (num, 4, H/8, W/8) latents."""
     parts = []
     for start in range(0, len(pictures), batch_size):
-        inputs = _to_network(pictures[start : start + batch_size], device)
+        inputs = to_network(pictures[start : start + batch_size], device)
         parts.append(network.encoder(inputs)[:, :_LATENT_CHANNELS].float().cpu())
     return torch.cat(parts).numpy()

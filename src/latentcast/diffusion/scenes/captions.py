@@ -74,12 +74,13 @@ _SYNONYMS = {
     **dict.fromkeys(("beside", "near", "plus", "&", "next"), "and"),
     **dict.fromkeys(("before",), "front"),
 }
-_PLURALS = {shape + "s": shape for shape in SHAPES} | {"boxes": "cube", "dices": "cube"}
+# Words that say the same without a remark: plurals, and the other names of floors that captions use.
+_SAME = {shape + "s": shape for shape in SHAPES} | {"tiles": "checkered", "planks": "wooden"}
 # Words that carry no meaning for a scene; dropping them needs no remark.
 _SILENT = frozenset(
     {"a", "an", "the", "of", "to", "in", "on", "at", "by", "under", "with", "and", "is", "are", "there"}
     | {"some", "one", "it", "its", "that", "this", "photo", "picture", "image", "render", "rendering"}
-    | {"scene", "sky", "floor", "ground", "tiles", "planks", ","}
+    | {"scene", "sky", "floor", "ground", ","}
 )
 _COUNTS = {"two": 2, "three": 3, "2": 2, "3": 3}
 _KNOWN = {*COLOURS, *SHAPES, *FLOORS, *SKIES, "left", "right", "front", "behind"}
@@ -157,12 +158,14 @@ def _known() -> str:
 
 
 def _sense(word: str) -> str | None:
-    """Nearest known word: itself, its singular, a synonym, or a likely misspelling."""
+    """Nearest known word: itself, its singular, a synonym, or a likely misspelling; None if there is none."""
     if word in _KNOWN:
         return word
-    if word in _PLURALS:
-        return _PLURALS[word]
-    for form in (word, word.removesuffix("s"), word.removesuffix("ish")):
+    if word in _SAME:
+        return _SAME[word]
+    if word in _SILENT:
+        return None
+    for form in (word, word.removesuffix("s"), word.removesuffix("es"), word.removesuffix("ish")):
         if form in _SYNONYMS:
             return _SYNONYMS[form]
     near = difflib.get_close_matches(word, sorted(_KNOWN), n=1, cutoff=0.8) if len(word) > 3 else []
@@ -202,7 +205,7 @@ def interpret(prompt: str) -> Interpretation:
             if word not in _SILENT and word not in _COUNTS:
                 notes.append(f"'{word}' is not known and was left out")
             continue
-        if sense != word and word not in _PLURALS:
+        if sense != word and word not in _SAME:
             notes.append(f"'{word}' is understood as '{sense}'")
         if sense in COLOURS:
             if colour is not None:  # "red and blue cubes": the first colour had no shape of its own
@@ -250,7 +253,7 @@ def _compose(
             if not shapes:
                 notes.append(f"no shape was named: a {shape} was chosen")
         if colour is None:
-            taken = {c for c, _ in objects if c} | {c for c, s in complete if s == shape}
+            taken = {c for c, _ in [*objects, *complete] if c}
             colour = next(c for c in COLOURS if c not in taken)
             notes.append(f"the {shape} had no colour: {colour} was chosen")
         complete.append((colour, shape))

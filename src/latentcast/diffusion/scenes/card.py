@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from latentcast.diffusion.scenes.judge import Scores
 
-__all__ = ["picture_sheet", "write_card"]
+__all__ = ["Findings", "picture_sheet", "psnr_db", "write_card"]
 
 _SHEET_COLUMNS = 8
 _SHEET_ROWS = 3
@@ -30,7 +31,7 @@ def picture_sheet(pictures: npt.NDArray[np.uint8], columns: int, gap: int = 4) -
     return sheet
 
 
-def _psnr_db(original: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
+def psnr_db(original: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
     """Mean over pictures of the peak signal-to-noise ratio."""
     error = np.mean((original.astype(np.float32) - other) ** 2, axis=(1, 2, 3))
     return float(np.mean(10.0 * np.log10(255.0**2 / np.maximum(error, 1e-9))))
@@ -40,31 +41,39 @@ def _percent(value: float) -> str:
     return f"{100 * value:.0f} %"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What a training run found out about its model.
+
+    Args:
+        autoencoder_psnr_db: mean over held-out renders.
+        num_held_out: renders that training never saw.
+        ceiling: the judge's scores on them.
+        reached: its scores on generated pictures.
+        guidance_scale: of the generated pictures.
+        plan: the training plan's numbers and seeds.
+    """
+
+    autoencoder_psnr_db: float
+    num_held_out: int
+    ceiling: Scores
+    reached: Scores
+    guidance_scale: float
+    plan: Mapping[str, Any]
+
+
 def write_card(
-    folder: Path,
-    *,
-    plan: Mapping[str, Any],
-    guidance_scale: float,
-    held_out: npt.NDArray[np.uint8],
-    reconstructed: npt.NDArray[np.uint8],
-    ceiling: Scores,
-    reached: Scores,
-    samples: npt.NDArray[np.uint8],
-    sentences: list[str],
+    folder: Path, findings: Findings, samples: npt.NDArray[np.uint8], sentences: list[str]
 ) -> None:
     """Write README.md and its picture, samples.jpg, into a model folder.
 
     Args:
         folder: the pipeline folder.
-        plan: the training plan's numbers and seeds.
-        guidance_scale: of the generated pictures.
-        held_out: renders that training never saw.
-        reconstructed: the same through the autoencoder.
-        ceiling: the judge's scores on held-out renders.
-        reached: its scores on generated pictures.
-        samples: generated pictures in order of generation, none left out.
+        findings: the numbers.
+        samples: uint8 (num, H, W, 3), generated pictures in order of generation, none left out.
         sentences: their prompts.
     """
+    reached, ceiling, plan = findings.reached, findings.ceiling, findings.plan
     shown = _SHEET_COLUMNS * _SHEET_ROWS
     picture_sheet(samples[:shown], _SHEET_COLUMNS).save(folder / "samples.jpg", quality=90)
     rows = [
@@ -101,14 +110,14 @@ The first {shown} pictures generated for judging, none left out.
 
 Judged by a classifier that was trained on renders only; its own score on {ceiling.num_pictures} held-out
 renders is the ceiling. {reached.num_pictures} generated pictures, a third each with one, two and three
-objects, 50 steps of ancestral DDPM, guidance {guidance_scale:g}; prompts name every colour, shape, clear
-relation, the floor and the sky.
+objects, 50 steps of ancestral DDPM, guidance {findings.guidance_scale:g}; prompts name every colour,
+shape, clear relation, the floor and the sky.
 
 | what is right | generated | ceiling |
 | --- | --- | --- |
 {table}
 
-Autoencoder on {len(held_out)} held-out renders: PSNR {_psnr_db(held_out, reconstructed):.1f} dB.
+Autoencoder on {findings.num_held_out} held-out renders: PSNR {findings.autoencoder_psnr_db:.1f} dB.
 
 ## How it was made
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from latentcast.diffusion.scenes.checkpoint import load_checkpoint, save_checkpoint
 from latentcast.diffusion.scenes.dataset import mirrored
+from latentcast.diffusion.scenes.pixels import to_network
 from latentcast.diffusion.scenes.scene import COLOURS, FLOORS, RELATIONS, SHAPES, SKIES, Scene
 
 __all__ = ["Judge", "Scores", "score", "train_judge"]
@@ -79,17 +80,6 @@ def _stack(scenes: list[Scene]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
 
 
-def _to_network(pictures: npt.NDArray[np.uint8], device: str) -> torch.Tensor:
-    return (
-        torch.from_numpy(np.ascontiguousarray(pictures))
-        .to(device)
-        .permute(0, 3, 1, 2)
-        .float()
-        .div(127.5)
-        .sub(1.0)
-    )
-
-
 def train_judge(
     pictures: npt.NDArray[np.uint8],
     scenes: list[Scene],
@@ -126,7 +116,7 @@ def train_judge(
         batch = np.sort(rng.integers(len(pictures), size=64))
         flip = rng.random() < 0.5
         labels = {name: value[batch].to(device) for name, value in (turned if flip else straight).items()}
-        inputs = _to_network(pictures[batch][:, :, ::-1] if flip else pictures[batch], device)
+        inputs = to_network(pictures[batch][:, :, ::-1] if flip else pictures[batch], device)
         if rng.random() < 0.5:  # the generator's pictures are a little soft; sharpness must not be a cue
             inputs = F.interpolate(F.avg_pool2d(inputs, 2), scale_factor=2, mode="bilinear")
         inputs = inputs + 0.05 * rng.random() * torch.randn_like(inputs)
@@ -170,7 +160,7 @@ def score(
     judge: Judge, pictures: npt.NDArray[np.uint8], scenes: list[Scene], *, device: str = "cpu"
 ) -> Scores:
     """Judge pictures against the scenes that they should show."""
-    answers = [judge(_to_network(pictures[i : i + 64], device)) for i in range(0, len(pictures), 64)]
+    answers = [judge(to_network(pictures[i : i + 64], device)) for i in range(0, len(pictures), 64)]
     given = {name: torch.cat([answer[name].cpu() for answer in answers]) for name in answers[0]}
     labels = _stack(scenes)
     count = labels["count"] + 1

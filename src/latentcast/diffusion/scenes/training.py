@@ -1,7 +1,7 @@
 """`latentcast model train scenes`: from nothing to an ordinary diffusers pipeline folder with its model card.
 
-Five stages: render, autoencoder, denoiser, judge, card. Each leaves its result in the work folder, and an
-interrupted run goes on from the last checkpoint of the stage it was in.
+The stages: render, autoencoder, denoiser, decoder, judge, samples. Each leaves its result in the work
+folder, and an interrupted run goes on from the last checkpoint of the stage it was in.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
-from latentcast.diffusion.scenes.autoencoder import encode_pictures, train_autoencoder
+from latentcast.diffusion.loading import require_device
+from latentcast.diffusion.scenes.autoencoder import encode_pictures, refine_decoder, train_autoencoder
 from latentcast.diffusion.scenes.captions import full_caption
-from latentcast.diffusion.scenes.card import write_card
-from latentcast.diffusion.scenes.dataset import draw_scenes, mirrored, render_pictures
+from latentcast.diffusion.scenes.card import Findings, psnr_db, write_card
+from latentcast.diffusion.scenes.dataset import draw_scenes, mirrored, render_pictures, sample_scene
 from latentcast.diffusion.scenes.denoiser import Denoiser, build_scheduler, build_tokenizer, train_denoiser
 from latentcast.diffusion.scenes.judge import Judge, Scores, score, train_judge
-from latentcast.diffusion.scenes.scene import sample_scene
+from latentcast.diffusion.scenes.pixels import to_pictures
 from latentcast.errors import ParameterError
 
 __all__ = ["GUIDANCE_SCALE", "StageSeeds", "TrainingPlan", "train"]
@@ -44,6 +45,7 @@ class StageSeeds:
     held_out_shadows: int = 102
     autoencoder: int = 3
     denoiser: int = 4
+    decoder: int = 7
     judge: int = 5
     samples: int = 6
 
@@ -57,6 +59,7 @@ class TrainingPlan:
         num_held_out: rendered for measuring.
         autoencoder_updates: of eight 64 x 64 crops.
         denoiser_updates: of 64 latents.
+        decoder_updates: of four whole pictures.
         judge_updates: of 64 pictures.
         num_judged: generated pictures per number of objects that the model card's scores rest on.
         seeds: of the stages' random choices.
@@ -66,7 +69,8 @@ class TrainingPlan:
     num_held_out: int = 600
     autoencoder_updates: int = 6500
     denoiser_updates: int = 4500
-    judge_updates: int = 2500
+    decoder_updates: int = 3000
+    judge_updates: int = 1500
     num_judged: int = 100
     seeds: StageSeeds = StageSeeds()
 
@@ -83,7 +87,7 @@ def train(
     progress: Progress,
     work: Path | None = None,
     plan: TrainingPlan | None = None,
-) -> None:
+) -> Findings:
     """Train the embedded model and write it, with its card, to a folder.
 
     Args:
@@ -92,7 +96,14 @@ def train(
         progress: called as the work goes on.
         work: folder for renders and checkpoints; `out` with ".work" appended where None.
         plan: how much of everything.
+
+    Returns:
+        What the card says, in numbers.
+
+    Raises:
+        ParameterError, ModelError: if the device is unknown or not available.
     """
+    require_device(device)
     plan = plan or TrainingPlan()
     work = work or out.with_name(out.name + ".work")
     work.mkdir(parents=True, exist_ok=True)
@@ -118,11 +129,10 @@ def train(
         device=device,
         progress=stage("autoencoder"),
     )
-    straight = encode_pictures(autoencoder, pictures, device=device)
-    turned = encode_pictures(autoencoder, pictures[:, :, ::-1], device=device)
+    latents = _encode_both_ways(autoencoder, pictures, work / "latents.npy", device, stage("latents"))
     tokenizer = build_tokenizer(work / "tokenizer")
     denoiser = train_denoiser(
-        np.concatenate([straight, turned]),
+        latents,
         scenes + [mirrored(scene) for scene in scenes],
         tokenizer,
         work,
@@ -130,6 +140,16 @@ def train(
         num_updates=plan.denoiser_updates,
         device=device,
         progress=stage("denoiser"),
+    )
+    refine_decoder(
+        autoencoder,
+        pictures,
+        latents,
+        work,
+        seed=seeds.decoder,
+        num_updates=plan.decoder_updates,
+        device=device,
+        progress=stage("decoder"),
     )
     pipeline = _assemble(autoencoder, denoiser, tokenizer)
     _save(pipeline, out)
@@ -147,17 +167,39 @@ def train(
     reached, samples, sentences = _judge_pipeline(
         pipeline, judge, plan.num_judged, seed=seeds.samples, device=device, progress=stage("samples")
     )
-    write_card(
-        out,
-        plan=asdict(plan),
-        guidance_scale=GUIDANCE_SCALE,
-        held_out=held_out,
-        reconstructed=_reconstruct(autoencoder, held_out, device),
+    findings = Findings(
+        autoencoder_psnr_db=psnr_db(held_out, _reconstruct(autoencoder, held_out, device)),
+        num_held_out=len(held_out),
         ceiling=ceiling,
         reached=reached,
-        samples=samples,
-        sentences=sentences,
+        guidance_scale=GUIDANCE_SCALE,
+        plan=asdict(plan),
     )
+    write_card(out, findings, samples, sentences)
+    return findings
+
+
+def _encode_both_ways(
+    autoencoder: AutoencoderKL,
+    pictures: npt.NDArray[np.uint8],
+    path: Path,
+    device: str,
+    progress: Callable[[int, int, str], None],
+) -> npt.NDArray[np.float32]:
+    """Latents of all pictures, then of their mirror images; kept in a file for a run that goes on."""
+    if path.exists():
+        return np.load(path)
+    parts = []
+    for turned in (False, True):
+        for start in range(0, len(pictures), 500):
+            block = pictures[start : start + 500]
+            parts.append(encode_pictures(autoencoder, block[:, :, ::-1] if turned else block, device=device))
+            progress(sum(map(len, parts)), 2 * len(pictures), "")
+    latents = np.concatenate(parts)
+    partial = path.with_suffix(".partial.npy")
+    np.save(partial, latents)
+    partial.replace(path)
+    return latents
 
 
 def _assemble(
@@ -189,12 +231,7 @@ def _reconstruct(
 ) -> npt.NDArray[np.uint8]:
     latents = torch.from_numpy(encode_pictures(autoencoder, pictures, device=device)).to(device)
     decoded = torch.cat([autoencoder.decode(latents[i : i + 50]).sample for i in range(0, len(latents), 50)])
-    return _to_uint8(decoded)
-
-
-def _to_uint8(pictures: torch.Tensor) -> npt.NDArray[np.uint8]:
-    scaled = pictures.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    return scaled.permute(0, 2, 3, 1).cpu().numpy()
+    return to_pictures(decoded)
 
 
 def _judge_pipeline(

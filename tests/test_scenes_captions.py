@@ -1,0 +1,117 @@
+"""Captions are true of their scenes, and any prompt is understood or refused in words."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latentcast.diffusion.scenes.captions import VOCABULARY, caption, full_caption, interpret
+from latentcast.diffusion.scenes.scene import COLOURS, FLOORS, SHAPES, SKIES, Scene, SceneObject
+from latentcast.errors import ParameterError
+
+LEFT = SceneObject(shape="sphere", colour="red", x=-1.0, z=0.0, radius=0.5)
+RIGHT = SceneObject(shape="cube", colour="blue", x=1.0, z=0.1, radius=0.5)
+NEAR = SceneObject(shape="cylinder", colour="orange", x=0.0, z=-1.0, radius=0.4)
+
+scenes = st.builds(
+    lambda places, looks, floor, sky: Scene(
+        objects=tuple(
+            SceneObject(shape=shape, colour=colour, x=x, z=z, radius=0.4)
+            for (x, z), (shape, colour) in zip(places, looks, strict=False)
+        ),
+        floor=floor,
+        sky=sky,
+    ),
+    st.lists(st.tuples(st.floats(-2, 2), st.floats(-2, 2)), min_size=1, max_size=3),
+    st.lists(
+        st.tuples(st.sampled_from(SHAPES), st.sampled_from(list(COLOURS))),
+        min_size=3,
+        max_size=3,
+        unique=True,
+    ),
+    st.sampled_from(FLOORS),
+    st.sampled_from(SKIES),
+)
+
+
+def relations_told(text: str) -> list[tuple[str, str, str]]:
+    """(first look, relation, second look) of every relation in a sentence."""
+    look = rf"an? ((?:{'|'.join(COLOURS)}) (?:{'|'.join(SHAPES)}))"
+    link = r"(?:to the )?(left of|right of|in front of|behind)"
+    return re.findall(rf"(?=\b{look} {link} {look})", text)
+
+
+@given(scenes, st.integers(0, 2**32))
+def test_captions_use_known_words_and_tell_the_truth(scene: Scene, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for text in (caption(scene, rng), full_caption(scene, rng)):
+        assert set(text.split()) <= set(VOCABULARY)
+        looks = [f"{thing.colour} {thing.shape}" for thing in scene.objects]
+        assert sorted(re.findall(rf"(?:{'|'.join(COLOURS)}) (?:{'|'.join(SHAPES)})", text)) == sorted(looks)
+        for first, relation, second in relations_told(text):
+            assert relation in scene.relations(looks.index(first), looks.index(second))
+
+
+@given(scenes, st.integers(0, 2**32))
+def test_a_caption_is_understood_as_itself(scene: Scene, seed: int) -> None:
+    text = full_caption(scene, np.random.default_rng(seed))
+    understood = interpret(text)
+    assert understood.notes == ()
+    assert relations_told(understood.caption) == relations_told(text)
+    assert set(understood.caption.split()) <= set(VOCABULARY)
+    assert scene.floor in understood.caption
+    assert scene.sky in understood.caption
+
+
+def test_relations_hold_from_either_side() -> None:
+    scene = Scene(objects=(LEFT, RIGHT, NEAR), floor="plain", sky="day")
+    assert scene.relations(0, 1) == ("left of",)
+    assert scene.relations(1, 0) == ("right of",)
+    assert scene.relations(2, 0) == ()  # diagonal: no relation without doubt
+    ahead = Scene(
+        objects=(NEAR, SceneObject(shape="cube", colour="red", x=0.2, z=1.0, radius=0.4)),
+        floor="plain",
+        sky="day",
+    )
+    assert ahead.relations(0, 1) == ("in front of",)
+    assert ahead.relations(1, 0) == ("behind",)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a red sphere left of a blue cube", "a red sphere left of a blue cube"),
+        ("Two cubes", "a red cube and an orange cube"),
+        ("red and blue cubes", "a red cube and a blue cube"),
+        ("An Emerald BALL on planks at midnight", "a green sphere on a wooden floor at night"),
+        ("a cube in front of a can", "a red cube in front of an orange cylinder"),
+        ("spheer, green", "a red sphere and a green sphere"),
+    ],
+)
+def test_free_prompts_are_brought_into_the_language(prompt: str, expected: str) -> None:
+    assert interpret(prompt).caption == expected
+
+
+def test_what_is_changed_is_said() -> None:
+    notes = interpret("a crimson ball and a unicorn beside it").notes
+    assert any("'crimson' is understood as 'red'" in note for note in notes)
+    assert any("'unicorn' is not known" in note for note in notes)
+    assert "at most 3" in " ".join(interpret("a red cube " * 5).notes)
+
+
+@pytest.mark.parametrize("prompt", ["", "an astronaut riding a horse", "!!!", "0"])
+def test_nothing_known_is_refused_with_what_is_known(prompt: str) -> None:
+    with pytest.raises(ParameterError, match=r"sphere, cube, cylinder; red"):
+        interpret(prompt)
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_understood_or_refused(prompt: str) -> None:
+    try:
+        understood = interpret(prompt)
+    except ParameterError:
+        return
+    assert set(understood.caption.split()) <= set(VOCABULARY)
+    assert 1 <= len(re.findall("|".join(SHAPES), understood.caption)) <= 3
