@@ -1,0 +1,1 @@
+"""Many episodes, and the figures of one: comparisons, filmstrips, model-level simulation."""
