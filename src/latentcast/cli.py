@@ -1,0 +1,163 @@
+"""The command line: argument parsing only.
+
+Everything heavy is imported by a command when it runs, so that `latentcast --help` is quick. Every error that
+latentcast raises on purpose, and every bad argument, ends in one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latentcast.errors import LatentcastError
+
+__all__ = ["app", "main", "run"]
+
+app = typer.Typer(
+    help="Deliver what a diffusion model is generating to a device before a deadline, over a fading link.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+model_app = typer.Typer(help="Look at diffusion models, and train the embedded one.", no_args_is_help=True)
+app.add_typer(model_app, name="model")
+
+Prompt = Annotated[str, typer.Argument(help="The picture, in words.", show_default=False)]
+Model = Annotated[str, typer.Option(help="scenes, the folder of a diffusers pipeline, or a hub id.")]
+SnrDb = Annotated[
+    float, typer.Option("--snr-db", help="Average signal-to-noise ratio of a sub-channel in dB.")
+]
+Deadline = Annotated[int, typer.Option(help="Slots until the deadline; one denoising step takes one slot.")]
+Steps = Annotated[int, typer.Option(help="Denoising steps.")]
+Seed = Annotated[int, typer.Option(help="Root seed of noise, sampler and channel.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else there.")]
+
+
+@app.command()
+def deliver(
+    prompt: Prompt,
+    model: Model = "scenes",
+    policy: Annotated[
+        str, typer.Option(help="lookahead, persistent-3, persistent-4, persistent-8 or final-only.")
+    ] = "lookahead",
+    snr_db: SnrDb = 3.0,
+    deadline: Deadline = 60,
+    steps: Steps = 50,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    out: Annotated[Path, typer.Option(help="Folder for picture, filmstrip and timeline.")] = Path(
+        "runs/deliver"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Generate a picture, send it over the link, and show what the device had at the deadline."""
+    from latentcast import commands
+
+    request = commands.Request(
+        prompt=prompt,
+        model=model,
+        snr_db=snr_db,
+        deadline_slots=deadline,
+        num_steps=steps,
+        seed=seed,
+        device=device,
+        out=out,
+        policy=policy,
+    )
+    commands.run_deliver(request, as_json=as_json)
+
+
+@app.command()
+def compare(
+    prompt: Prompt,
+    model: Model = "scenes",
+    snr_db: SnrDb = 3.0,
+    deadline: Deadline = 60,
+    steps: Steps = 50,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    out: Annotated[Path, typer.Option(help="Folder for the sheet and the numbers.")] = Path("runs/compare"),
+    as_json: AsJson = False,
+) -> None:
+    """Send one picture by every policy over the same channel, and draw them side by side."""
+    from latentcast import commands
+
+    request = commands.Request(
+        prompt=prompt,
+        model=model,
+        snr_db=snr_db,
+        deadline_slots=deadline,
+        num_steps=steps,
+        seed=seed,
+        device=device,
+        out=out,
+    )
+    commands.run_compare(request, as_json=as_json)
+
+
+@model_app.command()
+def info(
+    model: Annotated[
+        str, typer.Argument(help="scenes, the folder of a diffusers pipeline, or a hub id.")
+    ] = "scenes",
+    as_json: AsJson = False,
+) -> None:
+    """Print a model's shapes, sizes, noise schedule and card."""
+    from latentcast import commands
+
+    commands.run_model_info(model, as_json=as_json)
+
+
+@model_app.command()
+def train(
+    model: Annotated[str, typer.Argument(help="The model to train: scenes.")] = "scenes",
+    out: Annotated[Path, typer.Option(help="Folder for the trained pipeline.")] = Path("runs/scenes"),
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Train the embedded model from nothing; an interrupted run goes on from its last checkpoint."""
+    from latentcast import commands
+
+    commands.run_model_train(model, out, device=device, as_json=as_json)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        arguments: Without the program's name; None for those of the process.
+
+    Returns:
+        The exit code: 0, 2 for what latentcast or the parser rejects, 130 after an interrupt.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = typer.main.get_command(app).main(words, prog_name="latentcast", standalone_mode=False)
+    except LatentcastError as error:
+        return _fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except Exception as error:
+        # What the parser raises; its classes live in another package from one release of typer to the next.
+        if not hasattr(error, "format_message"):
+            raise
+        message = str(error.format_message()).rstrip(".")
+        return _fail(f"{message}; see latentcast --help") if message else 2
+    if code == 130:
+        print("Interrupted.", file=sys.stderr)
+    return code if isinstance(code, int) else 0
+
+
+def main() -> None:
+    """Entry point of the `latentcast` command."""
+    sys.exit(run())
+
+
+def _fail(message: str) -> int:
+    print("Error: " + " ".join(message.split()), file=sys.stderr)
+    return 2

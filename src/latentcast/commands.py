@@ -1,0 +1,200 @@
+"""What the commands do, once their arguments are parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from latentcast import console
+from latentcast.delivery.deliver import deliver
+from latentcast.diffusion.loading import EMBEDDED, find_model
+from latentcast.diffusion.pipeline import DiffusersModel, load_pipeline, read_prompt
+from latentcast.diffusion.source import Step, Trajectory, seed_stream
+from latentcast.errors import ModelError, ParameterError
+from latentcast.policy.catalog import make_policy
+from latentcast.scenario import PAPER_LATENT_SIZE, Scenario
+from latentcast.study.comparison import compare
+from latentcast.study.filmstrip import comparison_sheet, filmstrip
+from latentcast.study.output import OutputFolder
+
+__all__ = ["Request", "run_compare", "run_deliver", "run_model_info", "run_model_train"]
+
+MAX_PROMPT_CHARACTERS = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The arguments that `deliver` and `compare` share, checked as far as that goes without the model.
+
+    Attributes:
+        prompt: What is asked for.
+        model: "scenes", a folder or a hub id.
+        snr_db: Average signal-to-noise ratio of a sub-channel in dB.
+        deadline_slots: T_d.
+        num_steps: T.
+        seed: Root seed.
+        device: torch device.
+        out: Folder for the results.
+        policy: Name of the policy, None for all of them.
+
+    Raises:
+        ParameterError: If a value is out of range.
+        ModelError: If there is no such model.
+    """
+
+    prompt: str
+    model: str
+    snr_db: float
+    deadline_slots: int
+    num_steps: int
+    seed: int
+    device: str
+    out: Path
+    policy: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_prompt(self.prompt)
+        scenario = self.scenario(PAPER_LATENT_SIZE)
+        if self.policy is not None:
+            make_policy(self.policy, scenario)
+        seed_stream(self.seed, "noise")
+        find_model(self.model)
+        read_prompt(self.model, self.prompt)
+
+    def scenario(self, latent_size: int) -> Scenario:
+        """The scenario for a model's latent."""
+        return Scenario.for_latent(
+            latent_size,
+            snr_db=self.snr_db,
+            deadline_slots=self.deadline_slots,
+            num_steps=self.num_steps,
+        )
+
+    def load(self) -> DiffusersModel:
+        """Load the model, and say how it understands the prompt."""
+        model = load_pipeline(self.model, self.device, num_steps=self.num_steps)
+        for note in model.read_prompt(self.prompt).notes:
+            console.print_note(note)
+        return model
+
+
+def run_deliver(request: Request, *, as_json: bool) -> None:
+    """Deliver one picture; write picture.png, filmstrip.png and timeline.json.
+
+    Raises:
+        LatentcastError: If anything is wrong; files are written only when all is computed.
+    """
+    folder = OutputFolder(request.out)
+    with console.StepProgress.show(request.num_steps, request.model) as progress:
+        model = request.load()
+        scenario = request.scenario(_size(model))
+        timeline = deliver(
+            request.prompt,
+            scenario,
+            make_policy(request.policy or "lookahead", scenario),
+            model=model,
+            seed=request.seed,
+            progress=_follow(progress),
+        )
+    picture = Image.fromarray(model.decode(timeline.held[-1].latent[None])[0])
+    strip = filmstrip(timeline, model.decode)
+    files = [
+        folder.write_picture("picture.png", picture),
+        folder.write_picture("filmstrip.png", strip),
+        folder.write_json("timeline.json", timeline.to_dict()),
+    ]
+    if as_json:
+        console.print_json({**timeline.to_dict(), "files": [str(path) for path in files]})
+    else:
+        console.print_delivery(timeline, files)
+
+
+def run_compare(request: Request, *, as_json: bool) -> None:
+    """Deliver one trajectory by every policy; write comparison.png and comparison.json.
+
+    Raises:
+        LatentcastError: If anything is wrong; files are written only when all is computed.
+    """
+    folder = OutputFolder(request.out)
+    with console.StepProgress.show(request.num_steps, request.model) as progress:
+        model = request.load()
+        trajectory = Trajectory.record(model.source, request.prompt, request.seed, progress=_follow(progress))
+    comparison = compare(trajectory, request.scenario(_size(model)), model=model)
+    files = [
+        folder.write_json("comparison.json", comparison.to_dict()),
+        folder.write_picture("comparison.png", comparison_sheet(comparison, model.decode)),
+    ]
+    if as_json:
+        console.print_json({**comparison.to_dict(), "files": [str(path) for path in files]})
+    else:
+        console.print_comparison(comparison, files)
+
+
+def run_model_info(name: str, *, as_json: bool) -> None:
+    """Print what a model is, and its card.
+
+    Raises:
+        ModelError: If it cannot be loaded.
+    """
+    description = load_pipeline(name).describe()
+    card = None
+    if description["model_card"] is not None:
+        try:
+            card = Path(description["model_card"]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(f"cannot read {description['model_card']}: {error}") from error
+    if as_json:
+        console.print_json({**description, "model_card_text": card})
+    else:
+        console.print_model(description, card)
+
+
+def run_model_train(name: str, out: Path, *, device: str, as_json: bool) -> None:
+    """Train the embedded model anew.
+
+    Raises:
+        ParameterError: If another model is asked for.
+        LatentcastError: If the folder cannot be written, or training fails.
+    """
+    if name != EMBEDDED:
+        raise ParameterError(f"cannot train {name!r}; the only model that latentcast trains is {EMBEDDED!r}")
+    OutputFolder(out)
+    try:
+        from latentcast.diffusion.scenes.training import train
+    except ImportError as error:
+        raise ModelError(
+            f"training needs the package {error.name}; install it with: pip install 'latentcast[training]'"
+        ) from error
+    with console.StageProgress.show() as progress:
+        findings = train(out, device=device, progress=progress)
+    if as_json:
+        console.print_json({"model": str(out), **asdict(findings)})
+    else:
+        console.print_card(out / "README.md")
+
+
+def _check_prompt(prompt: str) -> None:
+    if not prompt.strip():
+        raise ParameterError(
+            'the prompt is empty; describe a picture, such as "a red sphere left of a blue cube"'
+        )
+    if len(prompt) > MAX_PROMPT_CHARACTERS:
+        raise ParameterError(
+            f"the prompt has {len(prompt)} characters; at most {MAX_PROMPT_CHARACTERS} are allowed"
+        )
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ParameterError("the prompt is not valid UTF-8 text; check the terminal's encoding") from error
+
+
+def _size(model: DiffusersModel) -> int:
+    channels, height, width = model.latent_shape
+    return channels * height * width
+
+
+def _follow(progress: console.StepProgress) -> Callable[[Step], None]:
+    return lambda step: progress.step(step.index)

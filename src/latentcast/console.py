@@ -1,0 +1,208 @@
+"""What the command line prints: tables and sentences on stdout, progress and notes on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from latentcast.delivery.timeline import Timeline
+    from latentcast.study.comparison import Comparison
+
+__all__ = [
+    "StageProgress",
+    "StepProgress",
+    "print_card",
+    "print_comparison",
+    "print_delivery",
+    "print_json",
+    "print_model",
+    "print_note",
+]
+
+
+class StageProgress:
+    """A progress bar on stderr for each stage of a training."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    @classmethod
+    @contextmanager
+    def show(cls) -> Iterator[StageProgress]:
+        """Show the bars while the block runs."""
+        with _progress(transient=False) as progress:
+            yield cls(progress)
+
+    def __call__(self, stage: str, done: int, total: int, text: str) -> None:
+        """Note how far a stage is."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage)
+        description = f"{stage} {text}".rstrip()
+        self._progress.update(self._tasks[stage], completed=done, total=total, description=description)
+
+
+class StepProgress:
+    """A progress bar on stderr: first for loading, then for the denoising steps."""
+
+    def __init__(self, progress: Progress, num_steps: int, model: str) -> None:
+        self._progress = progress
+        self._num_steps = num_steps
+        self._task = progress.add_task(f"loading {model}", total=None)
+
+    @classmethod
+    @contextmanager
+    def show(cls, num_steps: int, model: str) -> Iterator[StepProgress]:
+        """Show the bar while the block runs."""
+        with _progress(transient=True) as progress:
+            yield cls(progress, num_steps, model)
+
+    def step(self, index: int) -> None:
+        """Note that step t = `index` is done."""
+        self._progress.update(
+            self._task, description="denoising", total=self._num_steps, completed=self._num_steps - index
+        )
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON value on stdout, and nothing else there."""
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def print_note(note: str) -> None:
+    """A remark on stderr."""
+    _console(stderr=True).print(note, soft_wrap=True)
+
+
+def print_delivery(timeline: Timeline, files: Sequence[Path]) -> None:
+    """The transmissions of one episode, and what the device had at the deadline."""
+    console = _console()
+    if timeline.transmissions:
+        table = _table("start slot", "step t", "refines", "bits per dimension", "bytes", "arrived")
+        for sent in timeline.transmissions:
+            first = sent.reference_step == timeline.scenario.num_steps
+            table.add_row(
+                str(sent.slot),
+                str(sent.step),
+                "-" if first else f"t = {sent.reference_step}",
+                str(sent.bits_per_dimension),
+                str(sent.bytes),
+                "too late" if sent.arrived_slot is None else f"slot {sent.arrived_slot}",
+            )
+        console.print(table)
+    for sentence in _verdict(timeline):
+        console.print(sentence, soft_wrap=not console.is_terminal)
+    _print_files(console, files)
+
+
+def _verdict(timeline: Timeline) -> list[str]:
+    deadline = timeline.scenario.deadline_slots
+    held = timeline.held[-1]
+    if held.slot > 0:
+        quality = "" if timeline.psnr_db is None else f", PSNR {timeline.psnr_db:.1f} dB"
+        return [
+            f"At the deadline, slot {deadline}, the device shows step t = {held.step}: "
+            f"latent error {timeline.latent_mse:.3g}{quality}, {timeline.bits_sent} bits sent."
+        ]
+    lines = [
+        f"Nothing arrived by the deadline, slot {deadline}: the device still holds noise, "
+        f"latent error {timeline.latent_mse:.3g}."
+    ]
+    if timeline.uplink_slots is None:
+        reason = "The upload of the prompt alone took longer."
+    elif timeline.transmissions:
+        reason = "What was sent was still under way."
+    else:
+        reason = (
+            f"The upload took {timeline.uplink_slots} slots, "
+            "and the policy saw nothing that could arrive in time."
+        )
+    other = "" if timeline.policy == "lookahead" else ", or --policy lookahead"
+    return [*lines, f"{reason} A higher --snr-db or a later --deadline would help{other}."]
+
+
+def print_comparison(comparison: Comparison, files: Sequence[Path]) -> None:
+    """One line per policy."""
+    console = _console()
+    table = _table("policy", "shown", "latent error", "PSNR dB", "transfers", "bits sent")
+    for timeline in comparison.timelines:
+        held = timeline.held[-1]
+        table.add_row(
+            timeline.policy,
+            f"t = {held.step}" if held.slot > 0 else "nothing",
+            f"{timeline.latent_mse:.3g}",
+            "-" if timeline.psnr_db is None else f"{timeline.psnr_db:.1f}",
+            str(sum(sent.arrived_slot is not None for sent in timeline.transmissions)),
+            str(timeline.bits_sent),
+        )
+    console.print(table)
+    _print_files(console, files)
+
+
+def print_model(description: dict[str, Any], card: str | None) -> None:
+    """What a model is, and its card."""
+    console = _console()
+    schedule = description["noise_schedule"]
+    shape = " x ".join(map(str, description["latent_shape"]))
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    rows = {
+        "model": description["model"],
+        "pipeline": description["pipeline"],
+        "folder": description["folder"] or "(from the hub)",
+        "latent": f"{shape} = {description['latent_size']} numbers",
+        "picture": f"{description['picture_size'][1]} x {description['picture_size'][0]} pixels",
+        **{f"parameters, {name}": f"{count:,}" for name, count in description["parameters"].items()},
+        "noise schedule": (
+            f"{schedule['beta_schedule']} beta {schedule['beta_start']:g} to {schedule['beta_end']:g} in "
+            f"{schedule['training_steps']} training steps, predicts {schedule['prediction_type']}"
+        ),
+        "guidance scale": f"{description['guidance_scale']:g}",
+        "model card": description["model_card"] or "(none)",
+    }
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    console.print(table)
+    if card is not None:
+        console.print()
+        console.print(card.strip())
+
+
+def print_card(path: Path) -> None:
+    """The card of a model that was just trained."""
+    console = _console()
+    console.print(path.read_text(encoding="utf-8").strip())
+    console.print()
+    _print_files(console, [path])
+
+
+def _print_files(console: Console, files: Sequence[Path]) -> None:
+    for path in files:
+        console.print(str(path), soft_wrap=True)
+
+
+def _progress(*, transient: bool) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = _console(stderr=True)
+    # A log file gets no bars, only what is said in words.
+    return Progress(*columns, console=console, transient=transient, disable=not console.is_terminal)
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if number == 0 and heading == "policy" else "right")
+    return table
+
+
+def _console(*, stderr: bool = False) -> Console:
+    # Prompts and paths may hold brackets and numbers; they are printed as they are.
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
