@@ -7,6 +7,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ __all__ = [
     "configured_guidance",
     "find_model",
     "load_components",
+    "quiet",
     "require_device",
 ]
 
@@ -100,18 +102,18 @@ def load_components(location: str | Path, device: str) -> Any:
     Raises:
         ModelError: If packages are missing, the device is not there, or the files cannot be read or fetched.
     """
-    try:
-        import diffusers
-        import torch
-        import transformers
-    except ImportError as error:
-        raise ModelError(
-            f"a diffusion model needs the package {error.name}; "
-            "install it with: pip install 'latentcast[models]'"
-        ) from error
+    for package in ("torch", "diffusers", "transformers"):
+        if find_spec(package) is None:
+            raise ModelError(
+                f"a diffusion model needs the package {package}; "
+                "install it with: pip install 'latentcast[models]'"
+            )
+    import diffusers
+    import torch
+
     require_device(device)
     try:
-        with _quiet(diffusers, transformers):
+        with quiet():
             pipe = diffusers.DiffusionPipeline.from_pretrained(str(location)).to(device, torch.float32)
     except Exception as error:  # whatever the libraries raise becomes our one error
         reason = " ".join(str(error).split())[:200]
@@ -182,9 +184,12 @@ def require_device(device: str) -> None:
 
 
 @contextlib.contextmanager
-def _quiet(*libraries: Any) -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Show only the errors that diffusers and transformers log, and none of their progress bars."""
-    logs = [library.utils.logging for library in libraries]
+    import diffusers
+    import transformers
+
+    logs = [library.utils.logging for library in (diffusers, transformers)]
     states = [(log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
     try:
         for log in logs:

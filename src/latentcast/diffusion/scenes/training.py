@@ -17,7 +17,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
-from latentcast.diffusion.loading import require_device
+from latentcast.diffusion.loading import quiet, require_device
 from latentcast.diffusion.scenes.autoencoder import encode_pictures, refine_decoder, train_autoencoder
 from latentcast.diffusion.scenes.captions import full_caption
 from latentcast.diffusion.scenes.card import Findings, psnr_db, write_card
@@ -218,11 +218,17 @@ def _assemble(
 
 
 def _save(pipeline: StableDiffusionPipeline, out: Path) -> None:
-    """Write the folder in float16, and keep the pipeline itself in float32."""
-    pipeline.to(torch.float16)
-    pipeline.save_pretrained(out)
-    pipeline.to(torch.float32)
+    """Write the folder in float16, readable by all; the pipeline itself stays in float32."""
+    parts = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
+    with quiet():
+        for part in parts:
+            part.half()
+        pipeline.save_pretrained(out)
+        for part in parts:
+            part.float()
     (out / "latentcast.json").write_text(json.dumps({"guidance_scale": GUIDANCE_SCALE}) + "\n")
+    for file in out.rglob("*.safetensors"):
+        file.chmod(0o644)
 
 
 @torch.no_grad()
