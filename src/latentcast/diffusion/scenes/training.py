@@ -68,9 +68,9 @@ class TrainingPlan:
     num_pictures: int = 16000
     num_held_out: int = 600
     autoencoder_updates: int = 6500
-    denoiser_updates: int = 4500
-    decoder_updates: int = 3000
-    judge_updates: int = 1500
+    denoiser_updates: int = 3000
+    decoder_updates: int = 1500
+    judge_updates: int = 1000
     num_judged: int = 100
     seeds: StageSeeds = StageSeeds()
 
