@@ -7,7 +7,7 @@ PROMPT ?= a red sphere left of a blue cube
 .PHONY: demo test test-slow lint benchmark wheel clean
 
 demo: $(VENV)/.models
-	$(BIN)/latentcast compare "$(PROMPT)" --out demo
+	$(BIN)/latentcast compare "$(PROMPT)" --snr-db 0 --out demo
 
 test: $(VENV)/.dev lint
 	$(BIN)/python -m pytest

@@ -70,7 +70,7 @@ class TrainingPlan:
     autoencoder_updates: int = 6500
     denoiser_updates: int = 3000
     decoder_updates: int = 1500
-    judge_updates: int = 1000
+    judge_updates: int = 2500
     num_judged: int = 100
     seeds: StageSeeds = StageSeeds()
 
