@@ -4,6 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says more about the machine's load than about the code.
+settings.register_profile("any-machine", deadline=None)
+settings.load_profile("any-machine")
 
 # The scheduler configuration that Stable Diffusion v1-5 ships.
 STABLE_DIFFUSION_SCHEDULER = {

@@ -186,6 +186,10 @@ def test_notes_on_the_prompt_go_to_stderr(
         (("red", "--policy", "persistent-x"), "unknown policy"),
         (("red", "--model", "best"), "unknown model 'best'; give 'scenes'"),
         (("red", "--model", "./missing"), "there is no folder ./missing"),
+        (("red", "--model", "a" * 5000), "there is no model 'aaaa"),
+        (("red", "--model", "~nobody-at-all/x"), "there is no model '~nobody-at-all/x'"),
+        (("red", "--model", "a\x1b[31m/b c"), r"there is no folder a\x1b[31m/b c;"),
+        (("red", "--out", "~nobody-at-all/x"), "cannot write to ~nobody-at-all/x"),
         (("red", "--snr-db", "nan"), "snr_db is nan"),
         (("red", "--snr-db", "inf"), "snr_db is inf"),
         (("red", "--snr-db", "300"), "-60..100"),
@@ -293,8 +297,73 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(option in text for option in options)
 
 
+# The real command around a description of a model that need not be loaded.
+DESCRIBING = """
+from latentcast import cli, commands, console
+description = {
+    "model": "m", "pipeline": "p", "folder": "/" + "folder/" * 20 + "modèle", "latent_shape": [4, 8, 8],
+    "latent_size": 256, "picture_size": [64, 64], "parameters": {"unet": 5}, "guidance_scale": 3.0,
+    "noise_schedule": {
+        "beta_schedule": "linear", "beta_start": 0.1, "beta_end": 0.2, "training_steps": 10,
+        "prediction_type": "epsilon",
+    },
+    "model_card": None,
+}
+def describe(name, *, as_json):
+    if as_json:
+        console.print_json(description)
+    else:
+        console.print_model(description, "Größe 8 × 8")
+commands.run_model_info = describe
+cli.main()
+"""
+
+
+def describing(*words: str, **options: Any) -> "subprocess.CompletedProcess[bytes]":
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    command = [sys.executable, "-c", DESCRIBING, "model", "info", *words]
+    return subprocess.run(command, check=False, **options)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_any_terminal_encoding_will_do(encoding: str) -> None:
+    result = describing(env={**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "100"})
+    assert (result.returncode, result.stderr) == (0, b"")
+    text = result.stdout.decode(encoding)
+    assert ("Gr\\xf6\\xdfe 8 \\xd7 8" if encoding == "ascii" else "Größe 8 × 8") in text
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "20", "80"])
+def test_narrow_terminals_lose_nothing(columns: str) -> None:
+    result = describing(env={**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": columns})
+    words = "".join(result.stdout.decode().split())
+    assert "folder/" * 20 + "modèle" in words
+    assert "0.1to0.2in10trainingsteps" in words
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_a_full_or_closed_output_is_one_line(words: tuple[str, ...]) -> None:
+    if Path("/dev/full").exists():
+        with Path("/dev/full").open("w") as full:
+            result = describing(*words, stdout=full)
+        assert result.returncode == 2
+        assert result.stderr.startswith(b"Error: ")
+        assert result.stderr.lower().count(b"no space left on device") == 1
+        assert result.stderr.count(b"\n") == 1
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = describing(*words, stdout=writer)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (1, b"")  # as other programs do when nobody reads on
+    result = describing(*words, stdout=None, preexec_fn=lambda: os.close(1))
+    assert (result.returncode, result.stderr) == (0, b"")
+
+
 def test_interrupt_leaves_no_files(tiny_folder: Path, tmp_path: Path) -> None:
     program = (
+        # A shell's background job, as which the tests may run, starts with interrupts ignored.
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from latentcast.diffusion.pipeline import DiffusersModel\n"
         "original = DiffusersModel._denoise\n"
         "def slow(self, *arguments):\n"

@@ -146,6 +146,24 @@ def test_receiver_refuses_packets_out_of_order(trajectory: Trajectory) -> None:
     assert receiver.held_step == 30
 
 
+def test_nobody_can_change_what_the_device_holds(trajectory: Trajectory) -> None:
+    noise = trajectory.samples[50].copy()
+    receiver = Receiver(PATH, noise)
+    before = noise.copy()
+    noise[:] = 0.0
+    assert np.array_equal(receiver.latent, before)
+    sender, _ = new_pair(trajectory, {40: 3})
+    sender.offer(step_of(trajectory, 40))
+    packet = sender.poll(11)
+    assert packet is not None
+    for _ in range(2):
+        with pytest.raises(ValueError, match="read-only"):
+            receiver.latent[0] = 0.0
+        if receiver.held_step == 50:
+            receiver.receive(packet)
+    assert receiver.held_step == 40
+
+
 def test_receiver_notices_that_it_drifted(trajectory: Trajectory) -> None:
     sender, _ = new_pair(trajectory, {40: 4})
     sender.offer(step_of(trajectory, 40))

@@ -66,6 +66,20 @@ def test_sheets_are_drawn_in_every_situation(snr_db: float, deadline_slots: int,
             assert all((edge == 255).all() for edge in edges)
 
 
+def test_a_slot_in_a_deep_fade_has_no_column() -> None:
+    scenario = scenario_for(6.0, 60)
+    rates = np.full(60, 100.0)
+    rates[10:20] = 0.1
+    policy = make_policy("lookahead", scenario)
+    strip = filmstrip(deliver(trajectory_of("words"), scenario, policy, rates_bits=rates), decode)
+    assert strip.width > 900
+    page = Page(20, 20)
+    page.bar(5, 9.9, 8, 10, INK)
+    assert (np.asarray(page.image) == 255).all()
+    page.bar(5, 9, 5.1, 10, INK)
+    assert (np.asarray(page.image) != 255).any(axis=2).sum() == 1
+
+
 def test_pictures_are_where_the_columns_say() -> None:
     comparison = comparison_at(12.0, 60)
     sheet = np.asarray(comparison_sheet(comparison, decode))

@@ -133,6 +133,23 @@ def test_nothing_new_is_never_sent(step: int, reference: int) -> None:
     assert policy.decide(Observation(30, step, reference, 1)) == Wait()
 
 
+def test_a_late_deadline_needs_no_longer_tables() -> None:
+    small = {"num_steps": 6, "latent_size": 4096, "snr_db": 3.0}
+    scenario = Scenario(**small, deadline_slots=300)  # type: ignore[arg-type]
+    policy, oracle = LookaheadPolicy(scenario), literal_policy(scenario, panter_dite)
+    first, most = policy.transfer_slots[0], policy.transfer_slots[-1]
+    for slot in (2, 3, 4, *range(300 - first - 6 - most - 3, 301, 2)):
+        for reference in (6, 4, 1):
+            observation = Observation(slot, max(8 - slot, 0), reference, 1)
+            if observation.step <= reference:
+                assert policy.decide(observation) == oracle(observation), observation
+    assert first + most < 60
+    assert len(policy._tables[6]) == first + most + 6 + 1
+    # Rows for every slot would take hours and many GB here.
+    late = LookaheadPolicy(Scenario(**{**small, "num_steps": 1000}, deadline_slots=100_000))  # type: ignore[arg-type]
+    assert late.decide(Observation(3, 999, 1000, 1)) == Transmit(3)
+
+
 def test_after_the_deadline_it_waits() -> None:
     policy = LookaheadPolicy(Scenario.paper(snr_db=24.0))
     assert policy.decide(Observation(60, 0, 50, 1)) == Wait()

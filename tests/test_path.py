@@ -78,6 +78,8 @@ def test_a_path_does_not_alias_its_arguments() -> None:
         ([1.0, float("nan")], [0.0, 0.6], "non-finite"),
         ([1.0, -0.8], [0.0, 0.6], "negative"),
         (["a", "b"], [0.0, 0.6], "not an array of numbers"),
+        ([1.0, 2e200], [0.0, 1e200], r"step 1 has signal 2e\+200"),
+        ([1.0, 0.8, 1e-200], [0.0, 0.6, 1e-200], "step 2 has signal 1e-200"),
     ],
 )
 def test_bad_coefficients_are_refused(signal: list[float], noise: list[float], message: str) -> None:

@@ -116,6 +116,9 @@ def test_waterfilling_takes_batches_and_powers() -> None:
         ([1.0], -1.0, "power is -1.0"),
         ([1.0], float("nan"), "power is nan"),
         ([[1.0], [2.0]], [1.0, 2.0, 3.0], "must broadcast"),
+        (["x"], 1.0, "must be numbers"),
+        ([1.0], "x", "must be numbers"),
+        ([1j], 1.0, "must be numbers"),
     ],
 )
 def test_bad_waterfilling_is_refused(gain: list[float], power: float, message: str) -> None:

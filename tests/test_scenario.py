@@ -78,6 +78,7 @@ def test_a_scenario_survives_json() -> None:
         ("uplink_bits", 0),
         ("uplink_bits", math.nan),
         ("uplink_bits", math.inf),
+        ("uplink_bits", 10**400),
         ("quantile", 0.0),
         ("quantile", 1.0),
         ("quantile", math.nan),

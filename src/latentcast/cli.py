@@ -6,6 +6,8 @@ latentcast raises on purpose, and every bad argument, ends in one line on stderr
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -140,6 +142,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         code = typer.main.get_command(app).main(words, prog_name="latentcast", standalone_mode=False)
     except LatentcastError as error:
         return _fail(str(error))
+    except OSError as error:  # of the output itself, such as a full disk behind it
+        return _fail(" ".join(str(part) for part in (error.strerror or error, error.filename) if part))
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except Exception as error:
@@ -155,9 +159,25 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """Entry point of the `latentcast` command."""
-    sys.exit(run())
+    if sys.stdout is None:  # closed by the caller
+        sys.stdout = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal without UTF-8 shows codes for what it lacks.
+            stream.reconfigure(errors="backslashreplace")
+    code = run()
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        code = code or _fail(f"cannot write to stdout: {error.strerror}")
+        # What is still buffered must not fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 def _fail(message: str) -> int:
-    print("Error: " + " ".join(message.split()), file=sys.stderr)
+    line = " ".join(message.split())
+    # Control characters out of a prompt or a name would act on the terminal.
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    print(f"Error: {shown}", file=sys.stderr)
     return 2

@@ -29,6 +29,10 @@ __all__ = [
 ]
 
 
+# A narrower window breaks the lines itself; a table squeezed into it would lose its numbers.
+MIN_WIDTH = 64
+
+
 class StageProgress:
     """A progress bar on stderr for each stage of a training."""
 
@@ -76,6 +80,7 @@ class StepProgress:
 def print_json(value: dict[str, Any]) -> None:
     """One JSON value on stdout, and nothing else there."""
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    sys.stdout.flush()
 
 
 def print_note(note: str) -> None:
@@ -154,6 +159,8 @@ def print_model(description: dict[str, Any], card: str | None) -> None:
     schedule = description["noise_schedule"]
     shape = " x ".join(map(str, description["latent_shape"]))
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(overflow="fold")
     rows = {
         "model": description["model"],
         "pipeline": description["pipeline"],
@@ -205,4 +212,7 @@ def _table(*headings: str) -> Table:
 
 def _console(*, stderr: bool = False) -> Console:
     # Prompts and paths may hold brackets and numbers; they are printed as they are.
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    console = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    if not stderr and console.width < MIN_WIDTH:
+        console.width = MIN_WIDTH
+    return console

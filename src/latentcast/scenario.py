@@ -1,6 +1,7 @@
 """One frozen object for everything that the paper fixes in its Section V-A."""
 
 import math
+import sys
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import pairwise
@@ -158,10 +159,12 @@ class Scenario:
             )
         if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
             raise ParameterError(f"{name} is {value!r}; {hint}")
-        if not low < value < high:
-            raise ParameterError(f"{name} is {value}; {hint}")
         # Plain Python numbers, so that to_dict is JSON whatever the caller passed.
-        object.__setattr__(self, name, int(value) if isinstance(value, (int, np.integer)) else float(value))
+        number = int(value) if isinstance(value, (int, np.integer)) else float(value)
+        # A whole number may be finite and yet beyond every float.
+        if not low < number < high or abs(number) > sys.float_info.max:
+            raise ParameterError(f"{name} is {value}; {hint}")
+        object.__setattr__(self, name, number)
 
 
 def _integer(name: str, value: object, low: int, high: int) -> int:

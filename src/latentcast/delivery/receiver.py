@@ -34,7 +34,7 @@ class Receiver:
 
     def __init__(self, path: NoisePath, initial_noise: FloatArray) -> None:
         self._path = path
-        self._latent = initial_noise
+        self._latent = _kept(initial_noise.copy())
         self._held_step = path.num_steps
 
     @property
@@ -44,7 +44,7 @@ class Receiver:
 
     @property
     def latent(self) -> FloatArray:
-        """The latent that the device holds, float32 (channels, height, width)."""
+        """The latent that the device holds, float32 (channels, height, width), read-only."""
         return self._latent
 
     def receive(self, data: bytes) -> None:
@@ -84,4 +84,10 @@ class Receiver:
                 f"the latent of step {packet.step} has another checksum here than at the sender; both must "
                 f"hold the same latent of step {packet.reference_step}, from the same seed and noise path"
             )
-        self._latent, self._held_step = latent, packet.step
+        self._latent, self._held_step = _kept(latent), packet.step
+
+
+def _kept(latent: FloatArray) -> FloatArray:
+    """The next packet builds on these very bits: nobody may change them."""
+    latent.flags.writeable = False
+    return latent

@@ -53,8 +53,15 @@ def find_model(name: str | Path) -> str | Path:
         from latentcast.diffusion.scenes import weights_folder
 
         return weights_folder()
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    try:
+        folder = Path(name).expanduser()
+        is_folder = folder.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, or the home of nobody
+        raise ModelError(
+            f"there is no model {str(name)[:60]!r} ({getattr(error, 'strerror', None) or error}); "
+            "give 'scenes', the folder of a diffusers pipeline, or a hub id"
+        ) from error
+    if is_folder:
         if not (folder / "model_index.json").is_file():
             raise ModelError(f"{folder} holds no model_index.json; give the folder of a diffusers pipeline")
         return folder

@@ -66,6 +66,12 @@ class NoisePath:
             raise ParameterError("signal and noise are both 0 at one step; at least one must be positive")
         object.__setattr__(self, "signal", signal)
         object.__setattr__(self, "noise", noise)
+        if not np.all(np.isfinite(self.alpha_bar)):
+            step = int(np.argmin(np.isfinite(self.alpha_bar)))
+            raise ParameterError(
+                f"step {step} has signal {signal[step]:g} and noise {noise[step]:g}, whose squares leave the "
+                "range of float64; keep both within 1e-150..1e150"
+            )
         if np.any(np.diff(self.alpha_bar) >= 0.0):
             step = int(np.argmax(np.diff(self.alpha_bar) >= 0.0)) + 1
             raise ParameterError(
@@ -81,8 +87,9 @@ class NoisePath:
     @cached_property
     def alpha_bar(self) -> FloatArray:
         """abar_t = a_t^2 / (a_t^2 + s_t^2), float64, shape (T + 1,), read-only."""
-        power = self.signal**2
-        alpha_bar = power / (power + self.noise**2)
+        with np.errstate(over="ignore", invalid="ignore"):
+            power = self.signal**2
+            alpha_bar = power / (power + self.noise**2)
         alpha_bar.flags.writeable = False
         return alpha_bar
 

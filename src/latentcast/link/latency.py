@@ -55,6 +55,13 @@ def latency_quantile(
     amounts = _numbers("bits", bits)
     if not np.all(np.isfinite(amounts)) or np.any(amounts < 0.0):
         raise ParameterError(f"bits is {bits!r}; every amount must be finite and 0 or more")
+    for name, value in (
+        ("mean_rate_bits", mean_rate_bits),
+        ("std_rate_bits", std_rate_bits),
+        ("quantile", quantile),
+    ):
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+            raise ParameterError(f"{name} is {value!r}; it must be a number")
     if not (math.isfinite(mean_rate_bits) and mean_rate_bits > 0.0):
         raise ParameterError(f"mean_rate_bits is {mean_rate_bits!r}; it must be positive and finite")
     if not (math.isfinite(std_rate_bits) and std_rate_bits >= 0.0):
@@ -115,5 +122,5 @@ def transfer_slots(rates_bits: ArrayLike, bits: ArrayLike, *, slot: ArrayLike = 
 def _numbers(name: str, values: ArrayLike) -> NDArray[np.float64]:
     try:
         return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ParameterError(f"{name} is {values!r}; it must be a number or an array of numbers") from None

@@ -46,8 +46,11 @@ def waterfill(gain_to_noise: ArrayLike, power: ArrayLike) -> FloatArray:
         >>> waterfill([1.0, 0.5, 0.1], 3.0).tolist()
         [2.0, 1.0, 0.0]
     """
-    gains = np.asarray(gain_to_noise, dtype=np.float64)
-    budget = np.asarray(power, dtype=np.float64)
+    try:
+        gains = np.asarray(gain_to_noise, dtype=np.float64)
+        budget = np.asarray(power, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ParameterError(f"gain_to_noise and power must be numbers or arrays of them: {error}") from None
     if gains.ndim == 0 or gains.shape[-1] == 0:
         raise ParameterError(
             f"gain_to_noise has shape {gains.shape}; its last axis needs one gain per sub-channel"

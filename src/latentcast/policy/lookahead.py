@@ -10,6 +10,9 @@ where b_max(r) is the largest b with T_q(b) <= r, and an infeasible term counts 
 itself; its wait is 0 exactly when the first term is not the larger one. Strategy 2 sends x_t now with b bits
 and then makes the best single transfer with x_t as its reference, D1(r - T_q(b), max(t - T_q(b), 0), t):
 fewer bits leave every later start open that more bits do, so b* is always the lowest level.
+
+With T + T_q(max B) slots left, every step down to t = 0 can still be sent at the highest level, and more
+slots change nothing; for strategy 2 this holds once the first transfer is through. The tables end there.
 """
 
 from dataclasses import dataclass
@@ -87,7 +90,7 @@ class LookaheadPolicy:
             return self._actions[WAIT_INDEX]
         if observation.slot < 1:
             raise ParameterError(f"slot is {observation.slot}; slots count from 1")
-        return self._actions[table[remaining][step]]
+        return self._actions[table[remaining if remaining < len(table) else -1][step]]
 
     @cached_property
     def _actions(self) -> tuple[Action, ...]:
@@ -110,10 +113,16 @@ class LookaheadPolicy:
         ]
 
     @cached_property
+    def _rows(self) -> int:
+        """Rows of a table: slots left from 0 to where more of them change no decision, T_d at most."""
+        slots = self.transfer_slots
+        return min(self.scenario.deadline_slots, slots[0] + self.scenario.num_steps + slots[-1] + 1)
+
+    @cached_property
     def _best_levels(self) -> IntArray:
-        """Index of b_max(r) for r = 0..T_d - 1 slots left; -1 where no level is feasible."""
+        """Index of b_max(r) by slots left r; -1 where no level is feasible."""
         slots = np.array(self.transfer_slots)
-        return np.searchsorted(slots, np.arange(self.scenario.deadline_slots), side="right") - 1
+        return np.searchsorted(slots, np.arange(self._rows), side="right") - 1
 
     def _distortions(self, references: IntArray) -> FloatArray:
         """D_total by level, step and reference, infinite where the step is not below the reference.
@@ -133,13 +142,13 @@ class LookaheadPolicy:
 
     @cached_property
     def _second_transfer(self) -> FloatArray:
-        """D2 by slots left and step, shape (T_d, T + 1); infinite where two transfers are infeasible."""
+        """D2 by slots left and step, shape (rows, T + 1); infinite where two transfers are infeasible."""
         num_steps = self.scenario.num_steps
         first = self.transfer_slots[0]
         steps = np.arange(num_steps + 1)
         later = np.maximum(steps - first, 0)
         distortions = self._distortions(steps)
-        second = np.full((self.scenario.deadline_slots, num_steps + 1), np.inf)
+        second = np.full((self._rows, num_steps + 1), np.inf)
         single = distortions[-1]
         for remaining, level in enumerate(self._best_levels[: max(second.shape[0] - first, 0)]):
             single = np.minimum(distortions[level], _one_slot_later(single))

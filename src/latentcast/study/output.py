@@ -36,13 +36,14 @@ class OutputFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+        self.path = Path(path)
         try:
+            self.path = self.path.expanduser()
             self.path.mkdir(parents=True, exist_ok=True)
             trial = self._temporary("trial")
             trial.touch()
             trial.unlink()
-        except (OSError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise OutputError(
                 f"cannot write to {self.path}: {_reason(error)}; choose another --out"
             ) from error
@@ -79,4 +80,4 @@ class OutputFolder:
 
 
 def _reason(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error)).lower()
+    return str(getattr(error, "strerror", None) or error).lower().rstrip(".")

@@ -112,7 +112,8 @@ class Page:
 
     def bar(self, left: float, top: float, right: float, bottom: float, colour: Colour) -> None:
         """Fill a rectangle; its right and bottom edges are exclusive."""
-        if right > left and bottom > top:
+        # What is narrower than a pixel still shows; what is lower, such as the rate in a deep fade, does not.
+        if right > left and round(bottom) > round(top):
             corner = (max(round(left), round(right) - 1), round(bottom) - 1)
             self._draw.rectangle(((round(left), round(top)), corner), fill=colour)
 
