@@ -88,6 +88,18 @@ def test_relations_hold_from_either_side() -> None:
         ("An Emerald BALL on planks at midnight", "a green sphere on a wooden floor at night"),
         ("a cube in front of a can", "a red cube in front of an orange cylinder"),
         ("spheer, green", "a red sphere and a green sphere"),
+        ("a red cube and a light blue ball", "a red cube and a blue sphere"),
+        ("a bright red cube and a pale blue one", "a red cube and a blue cube"),
+        ("a dark red cube", "a red cube"),
+        ("a red cube in the dark", "a red cube at night"),
+        ("a red sphere while a knight rests", "a red sphere"),
+        ("on the left a red cube, on the right a blue ball", "a red cube and a blue sphere"),
+        ("a red cube, to its right a blue ball", "a red cube and a blue sphere"),
+        ("a red cube and behind it a blue ball", "a red cube and a blue sphere"),
+        ("a red cube and left of it a blue ball", "a red cube and a blue sphere"),
+        ("a red cube behind the blue ball", "a red cube behind a blue sphere"),
+        ("a red cube before a blue ball", "a red cube in front of a blue sphere"),
+        ("a red cube on the left of a blue ball", "a red cube to the left of a blue sphere"),
     ],
 )
 def test_free_prompts_are_brought_into_the_language(prompt: str, expected: str) -> None:
@@ -98,6 +110,11 @@ def test_what_is_changed_is_said() -> None:
     notes = interpret("a crimson ball and a unicorn beside it").notes
     assert any("'crimson' is understood as 'red'" in note for note in notes)
     assert any("'unicorn' is not known" in note for note in notes)
+    assert "'right' was left out" in interpret("red cube, to its right a blue cube").notes[0]
+    many = interpret("red " + " ".join(f"word{i}" for i in range(300))).notes
+    assert len(many) == 2
+    assert "'word7' and 292 other words are not known" in many[0]
+    assert len(interpret("blue and green").notes) == 1
     assert "at most 3" in " ".join(interpret("a red cube " * 5).notes)
 
 

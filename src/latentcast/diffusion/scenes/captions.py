@@ -82,9 +82,18 @@ _SILENT = frozenset(
     | {"some", "one", "it", "its", "that", "this", "photo", "picture", "image", "render", "rendering"}
     | {"scene", "sky", "floor", "ground", ","}
 )
+# English words that only look like misspellings of known ones.
+_OTHER_WORDS = frozenset({"greek", "greet", "pain", "paint", "plan", "plane", "plant", "while"})
+# Before a colour these name a shade of it, which the model does not have.
+_SHADES = frozenset({"bright", "dark", "deep", "light", "pale"})
+# What may stand behind "left of" or "behind" when the thing meant was named before.
+_BACKWARD = frozenset({"", ",", "and", "it", "its", "that", "them", "there", "this"})
+_EXAMPLES = {"left": "left of", "right": "right of", "front": "in front of", "behind": "behind"}
 _COUNTS = {"two": 2, "three": 3, "2": 2, "3": 3}
 _KNOWN = {*COLOURS, *SHAPES, *FLOORS, *SKIES, "left", "right", "front", "behind"}
 _LIMIT = 3
+# Unknown words that a remark names.
+_NAMED = 8
 
 
 def _article(word: str) -> str:
@@ -168,8 +177,24 @@ def _sense(word: str) -> str | None:
     for form in (word, word.removesuffix("s"), word.removesuffix("es"), word.removesuffix("ish")):
         if form in _SYNONYMS:
             return _SYNONYMS[form]
-    near = difflib.get_close_matches(word, sorted(_KNOWN), n=1, cutoff=0.8) if len(word) > 3 else []
-    return near[0] if near else None
+    if len(word) <= 3 or word in _OTHER_WORDS:
+        return None
+    near = difflib.get_close_matches(word, sorted(_KNOWN), cutoff=0.8)
+    # Few misspell the first letter: "light" is not "right".
+    return next((known for known in near if known[0] == word[0]), None)
+
+
+def _relation(word: str, sense: str, before: list[str], after: list[str]) -> str | None:
+    """The relation to the thing named next; None if it is to something else, as in "on the left a cube"."""
+    if sense != "behind" and word != "before":
+        if after[:1] != ["of"]:
+            return None
+        after = after[1:]
+    if (after[0] if after else "") in _BACKWARD:
+        return None
+    if sense in ("left", "right"):
+        return f"{'to the ' if before[-1:] == ['the'] else ''}{sense} of"
+    return "in front of" if sense == "front" else sense
 
 
 def interpret(prompt: str) -> Interpretation:
@@ -193,6 +218,7 @@ def interpret(prompt: str) -> Interpretation:
         'no shape was named: a sphere was chosen'))
     """
     notes: list[str] = []
+    unknown: list[str] = []
     objects: list[tuple[str | None, str | None]] = []
     links: list[str] = []
     floor = sky = colour = None
@@ -200,10 +226,12 @@ def interpret(prompt: str) -> Interpretation:
     words = re.findall(r"[\w&]+|,", prompt.lower())
     for position, word in enumerate(words):
         count = _COUNTS.get(word, count)
-        sense = _sense(word)
+        before, after = words[:position], words[position + 1 :]
+        shade = word in _SHADES and after and _sense(after[0]) in COLOURS
+        sense = None if shade else _sense(word)
         if sense is None:
             if word not in _SILENT and word not in _COUNTS:
-                notes.append(f"'{word}' is not known and was left out")
+                unknown.append(word)
             continue
         if sense != word and word not in _SAME:
             notes.append(f"'{word}' is understood as '{sense}'")
@@ -223,18 +251,29 @@ def interpret(prompt: str) -> Interpretation:
             floor = sense
         elif sense in SKIES:
             sky = sense
-        elif sense in ("left", "right"):
-            pending = f"{'to the ' if 'the' in words[max(0, position - 1) : position] else ''}{sense} of"
-        elif sense == "front":
-            pending = "in front of"
-        elif sense == "behind":
-            pending = "behind"
+        elif relation := _relation(word, sense, before, after):
+            pending = relation
+        elif sense in _EXAMPLES and after:
+            notes.append(
+                f"'{word}' was left out: what it relates to must follow, as in '{_EXAMPLES[sense]} a cube'"
+            )
+    if unknown:
+        notes.insert(0, _left_out(list(dict.fromkeys(unknown))))
     if colour is not None:
         objects.append((colour, None))
         links.append(pending or "and")
     if not objects:
         raise ParameterError(f"no known thing in the prompt {prompt[:60]!r}: {_known()}")
     return _compose(objects, links, floor, sky, notes)
+
+
+def _left_out(words: list[str]) -> str:
+    """One sentence for all unknown words, however many there are."""
+    if len(words) == 1:
+        return f"'{words[0]}' is not known and was left out"
+    shown, more = words[:_NAMED], len(words) - _NAMED
+    named = ", ".join(f"'{word}'" for word in shown) + (f" and {more} other words" if more > 0 else "")
+    return f"{named} are not known and were left out"
 
 
 def _compose(
@@ -270,4 +309,4 @@ def _compose(
         text += " " + _FLOOR_PHRASES[floor][0]
     if sky is not None:
         text += " " + _SKY_PHRASES[sky][0]
-    return Interpretation(caption=text, notes=tuple(notes))
+    return Interpretation(caption=text, notes=tuple(dict.fromkeys(notes)))
