@@ -142,8 +142,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         code = typer.main.get_command(app).main(words, prog_name="latentcast", standalone_mode=False)
     except LatentcastError as error:
         return _fail(str(error))
-    except OSError as error:  # of the output itself, such as a full disk behind it
-        return _fail(" ".join(str(part) for part in (error.strerror or error, error.filename) if part))
+    except OSError as error:  # of stdout itself, such as a full disk behind it, has no file name
+        return _fail(f"cannot write to {error.filename or 'stdout'}: {error.strerror or error}")
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except Exception as error:

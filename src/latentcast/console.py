@@ -30,7 +30,7 @@ __all__ = [
 
 
 # A narrower window breaks the lines itself; a table squeezed into it would lose its numbers.
-MIN_WIDTH = 64
+MIN_WIDTH = 80
 
 
 class StageProgress:
