@@ -4,11 +4,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from latentcast.diffusion.path import NoisePath
 from latentcast.errors import ParameterError
 
-__all__ = ["Prediction", "paper_prediction"]
+__all__ = ["Prediction", "paper_prediction", "refinement_variance"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,37 @@ class Prediction:
 
     gain: float
     scale: float
+
+
+def refinement_variance(
+    path: NoisePath, step: int | NDArray[np.int64], reference_step: int | NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The variance sigma^2_(t,tp) that a refinement has by the forward process (eq. 7), per dimension.
+
+    abar_t / abar_tp - 1, and 1 for t_p = T, where x_t itself is coded (Section IV-A).
+
+    Args:
+        path: a variance-preserving noise path.
+        step: t, within 0..T-1; a number or an array.
+        reference_step: t_p, within t+1..T; a number or an array that broadcasts with step.
+
+    Returns:
+        sigma^2, float64, the broadcast shape.
+
+    Raises:
+        ParameterError: if the path is not variance preserving.
+
+    Example:
+        >>> refinement_variance(NoisePath.stable_diffusion(50), 20, np.array([40, 50])).round(4).tolist()
+        [9.4759, 1.0]
+    """
+    if not path.is_variance_preserving:
+        raise ParameterError("eq. 7 needs a path with a_t^2 + s_t^2 = 1 at every step")
+    initial = np.asarray(reference_step) == path.num_steps
+    # abar_T may be 0, and is not needed.
+    held = np.where(initial, 1.0, path.alpha_bar[reference_step])
+    # The difference first: it is exact for close steps, and stays positive.
+    return np.where(initial, 1.0, (path.alpha_bar[step] - held) / held)
 
 
 def paper_prediction(path: NoisePath, step: int, reference_step: int) -> Prediction:
@@ -52,10 +84,9 @@ def paper_prediction(path: NoisePath, step: int, reference_step: int) -> Predict
             f"step is {step} and reference_step {reference_step}; "
             f"they need 0 <= step < reference_step <= {path.num_steps}"
         )
-    if not path.is_variance_preserving:
-        raise ParameterError("the paper's predictor needs a path with a_t^2 + s_t^2 = 1 at every step")
+    scale = math.sqrt(float(refinement_variance(path, step, reference_step)))
     if reference_step == path.num_steps:
-        return Prediction(gain=0.0, scale=1.0)
-    target, held = float(path.alpha_bar[step]), float(path.alpha_bar[reference_step])
-    # The difference first: it is exact for close steps, and stays positive.
-    return Prediction(gain=math.sqrt(target / held), scale=math.sqrt((target - held) / held))
+        return Prediction(gain=0.0, scale=scale)
+    return Prediction(
+        gain=math.sqrt(float(path.alpha_bar[step]) / float(path.alpha_bar[reference_step])), scale=scale
+    )

@@ -5,6 +5,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from latentcast.codec.predictor import refinement_variance
 from latentcast.codec.quantizer import LOSSLESS_BITS, lloyd_max, panter_dite_mse
 from latentcast.diffusion.path import NoisePath
 from latentcast.errors import ParameterError
@@ -81,8 +82,7 @@ def quantization_distortion(
 ) -> FloatArray:
     """D_quant(t, t_p, b) = sigma^2_(t,tp) D_base(b), the refinement's quantisation error (eq. 10).
 
-    sigma^2 = abar_t / abar_tp - 1 (eq. 7), and 1 for t_p = T. The error that the device already carries is
-    neglected.
+    sigma^2 is `refinement_variance`. The error that the device already carries is neglected.
 
     Args:
         path: a variance-preserving noise path.
@@ -108,14 +108,7 @@ def quantization_distortion(
         raise ParameterError(
             f"step is {step!r} and reference_step {reference_step!r}; the step must be below"
         )
-    if not path.is_variance_preserving:
-        raise ParameterError("eq. 10 needs a path with a_t^2 + s_t^2 = 1 at every step")
-    alpha_bar = path.alpha_bar
-    # The row of T is never divided by, because abar_T may be 0.
-    inverse = np.append(1.0 / alpha_bar[:-1], 0.0)
-    variance = (alpha_bar[targets] - alpha_bar[held]) * inverse[held]
-    variance = np.where(held == path.num_steps, 1.0, variance)
-    return np.asarray(variance * base_distortion(bits, base), dtype=np.float64)
+    return np.asarray(refinement_variance(path, targets, held) * base_distortion(bits, base))
 
 
 def total_distortion(
