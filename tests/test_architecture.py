@@ -16,7 +16,8 @@ ROOT = Path(latentcast.__file__).parent
 FLOORS = [
     {"errors"},
     {"link", "diffusion"},
-    {"codec", "scenario"},
+    {"codec"},
+    {"scenario"},  # its bit levels are the codec's
     {"policy"},
     {"delivery"},
     {"study", "live"},

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from latentcast.codec.quantizer import LOSSLESS_BITS
 from latentcast.diffusion.path import NUM_TRAINING_STEPS, NoisePath
 from latentcast.errors import ParameterError
 from latentcast.link.rayleigh import RayleighLink, SnrReference
 
-__all__ = ["LOSSLESS_BITS", "PAPER_LATENT_SIZE", "Scenario"]
+__all__ = ["PAPER_LATENT_SIZE", "Scenario"]
 
 PAPER_LATENT_SIZE = 16384
-LOSSLESS_BITS = 16
 
 # The prompt's upload, one denoising step and one transfer need a slot each.
 MIN_DEADLINE_SLOTS = 3
