@@ -24,6 +24,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from latentcast.diffusion.path import BETA_FIRST, BETA_LAST, NUM_TRAINING_STEPS
 from latentcast.diffusion.scenes.captions import VOCABULARY, caption
 from latentcast.diffusion.scenes.checkpoint import load_checkpoint, save_checkpoint
 from latentcast.diffusion.scenes.scene import Scene
@@ -84,9 +85,9 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
 def build_scheduler() -> DDPMScheduler:
     """Stable Diffusion's noise schedule; the network predicts v."""
     return DDPMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
+        num_train_timesteps=NUM_TRAINING_STEPS,
+        beta_start=BETA_FIRST,
+        beta_end=BETA_LAST,
         beta_schedule="scaled_linear",
         prediction_type="v_prediction",
         clip_sample=False,
@@ -180,7 +181,9 @@ def train_denoiser(
         )
         clean = data[batch].to(device=device, memory_format=torch.channels_last)
         # One step from each of BATCH_SIZE equal strata: every batch sees all noise levels.
-        step = ((np.arange(BATCH_SIZE) + rng.random(BATCH_SIZE)) * 1000 / BATCH_SIZE).astype(np.int64)
+        step = ((np.arange(BATCH_SIZE) + rng.random(BATCH_SIZE)) * NUM_TRAINING_STEPS / BATCH_SIZE).astype(
+            np.int64
+        )
         steps = torch.from_numpy(rng.permutation(step)).to(device)
         signal = alpha_bar[steps].sqrt()[:, None, None, None]
         noise_level = (1 - alpha_bar[steps]).sqrt()[:, None, None, None]
