@@ -9,7 +9,7 @@ standardisation is folded into the encoder's last convolution and nothing of it 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +53,21 @@ def _gradient_loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """L1 distance of horizontal and vertical differences: it keeps edges sharp."""
     d = a - b
     return (d[..., 1:] - d[..., :-1]).abs().mean() + (d[..., 1:, :] - d[..., :-1, :]).abs().mean()
+
+
+def _update(
+    loss: torch.Tensor, parameters: Iterable[torch.nn.Parameter], optimiser: torch.optim.Optimizer
+) -> None:
+    """One step down the gradient, whose norm is held at 1 at most."""
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+
+
+def _standing(loss: torch.Tensor, output: torch.Tensor, target: torch.Tensor) -> str:
+    psnr_db = -10.0 * math.log10(F.mse_loss(output, target).item() / 4.0)
+    return f"loss {loss.item():.4f}, PSNR {psnr_db:.1f} dB"
 
 
 def train_autoencoder(
@@ -110,13 +125,9 @@ def train_autoencoder(
                 + 4.0 * F.mse_loss(output, target)
                 + 0.5 * _gradient_loss(output, target)
             )
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        _update(loss, network.parameters(), optimiser)
         if update % 50 == 0 or update + 1 == num_updates:
-            psnr = -10.0 * math.log10(F.mse_loss(output, target).item() / 4.0)
-            progress(update + 1, num_updates, f"loss {loss.item():.4f}, PSNR {psnr:.1f} dB")
+            progress(update + 1, num_updates, _standing(loss, output, target))
         if (update + 1) % 500 == 0 or update + 1 == num_updates:
             save_checkpoint(path, state, rng, update + 1)
     _fold_standardisation(network, pictures[:: max(1, len(pictures) // 1000)], device)
@@ -175,13 +186,9 @@ def refine_decoder(
         with torch.autocast(device, dtype=torch.bfloat16):
             output = decoder(noisy.contiguous(memory_format=torch.channels_last)).float()
         loss = F.l1_loss(output, target) + 2.0 * F.mse_loss(output, target) + _gradient_loss(output, target)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        _update(loss, decoder.parameters(), optimiser)
         if update % 50 == 0 or update + 1 == num_updates:
-            psnr = -10.0 * math.log10(F.mse_loss(output, target).item() / 4.0)
-            progress(update + 1, num_updates, f"loss {loss.item():.4f}, PSNR {psnr:.1f} dB")
+            progress(update + 1, num_updates, _standing(loss, output, target))
         if (update + 1) % 500 == 0 or update + 1 == num_updates:
             save_checkpoint(path, state, rng, update + 1)
     decoder.eval()
