@@ -205,6 +205,8 @@ def test_notes_on_the_prompt_go_to_stderr(
         (("red", "--steps", "0"), "num_steps is 0"),
         (("red", "--steps", "1001"), "num_steps is 1001"),
         (("red", "--seed", "-1"), "seed is -1"),
+        (("red", "--seed", "abc"), "--seed is 'abc'"),
+        (("red", "--snr-db=x"), "--snr-db is 'x'"),
         (("red", "--device", "warp"), "unknown device 'warp'"),
         (("red", "--speed", "3"), "No such option: --speed"),
         (("red", "blue"), "unexpected extra argument"),

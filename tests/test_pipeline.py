@@ -389,3 +389,12 @@ def test_missing_packages() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "pip install 'latentcast[models]'" in result.stdout
+
+
+def test_a_vae_without_a_scale_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    config = folder / "vae" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "scaling_factor": 0.0}))
+    with pytest.raises(ModelError, match=r"scaling_factor 0\.0; it must not be 0"):
+        load_pipeline(folder)

@@ -150,7 +150,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # What the parser raises; its classes live in another package from one release of typer to the next.
         if not hasattr(error, "format_message"):
             raise
-        message = str(error.format_message()).rstrip(".")
+        message = _given(error, words) + str(error.format_message()).rstrip(".")
         return _fail(f"{message}; see latentcast --help") if message else 2
     if code == 130:
         print("Interrupted.", file=sys.stderr)
@@ -173,6 +173,16 @@ def main() -> None:
         # What is still buffered must not fail once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def _given(error: Exception, words: list[str]) -> str:
+    """What stood behind the option that the parser rejects, since its own message leaves that out."""
+    for option in getattr(getattr(error, "param", None), "opts", ()):
+        for position, word in enumerate(words):
+            name, equals, value = word.partition("=")
+            if name == option and (equals or words[position + 1 :]):
+                return f"{option} is {value if equals else words[position + 1]!r}. "
+    return ""
 
 
 def _fail(message: str) -> int:

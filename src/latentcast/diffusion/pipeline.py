@@ -136,6 +136,9 @@ class DiffusersModel:
         self.pipe = pipe
         self.guidance_scale = guidance_scale
         config = _denoiser(pipe).config
+        scaling_factor = getattr(pipe.vae.config, "scaling_factor", None)
+        if not scaling_factor:
+            raise ModelError(f"the VAE of {name} has scaling_factor {scaling_factor}; it must not be 0")
         size = config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         self.latent_shape: LatentShape = (int(config.in_channels), int(height), int(width))
