@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from latentcast.diffusion.pipeline import load_pipeline
-from latentcast.diffusion.scenes.autoencoder import build_autoencoder, encode_pictures
+from latentcast.diffusion.scenes.autoencoder import encode_pictures, train_autoencoder
 from latentcast.diffusion.scenes.captions import VOCABULARY
 from latentcast.diffusion.scenes.checkpoint import load_checkpoint, save_checkpoint
 from latentcast.diffusion.scenes.dataset import draw_scenes, mirrored, render_pictures
 from latentcast.diffusion.scenes.denoiser import build_tokenizer
 from latentcast.diffusion.scenes.judge import Judge, score
+from latentcast.diffusion.scenes.pixels import to_network
 from latentcast.diffusion.scenes.render import IMAGE_SIZE, render, visible_shares
 from latentcast.diffusion.scenes.scene import COLOURS, Scene, SceneObject
 from latentcast.diffusion.scenes.training import TrainingPlan, train
@@ -161,11 +162,18 @@ def test_training_makes_a_pipeline_folder_with_its_card(tmp_path: Path) -> None:
     assert model.decode(last.sample).shape == (1, 128, 128, 3)
 
 
-def test_latents_of_a_folded_autoencoder_are_what_its_posterior_says() -> None:
-    network = build_autoencoder().eval()
-    pictures = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+def test_a_trained_autoencoder_has_standardised_latents_and_no_posterior_noise(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pictures = np.stack([render(scene, rng) for scene in draw_scenes(12, seed=13)])
+    network = train_autoencoder(
+        pictures, tmp_path, seed=0, num_updates=3, device="cpu", progress=lambda *_: None
+    )
     latents = encode_pictures(network, pictures)
-    assert latents.shape == (2, 4, 8, 8)
+    np.testing.assert_allclose(latents.mean(axis=(0, 2, 3)), 0.0, atol=1e-4)
+    np.testing.assert_allclose(latents.std(axis=(0, 2, 3)), 1.0, atol=1e-3)
+    with torch.no_grad():
+        drawn = network.encode(to_network(pictures, "cpu")).latent_dist.sample()
+    np.testing.assert_allclose(drawn.numpy(), latents, atol=1e-4)
 
 
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
