@@ -94,9 +94,9 @@ def test_there_is_no_circle() -> None:
 def test_the_check_sees_a_violation(tmp_path: Path) -> None:
     # A check that cannot fail is worth nothing: every way to write an import is found.
     lines = {
-        "import latentcast.study.page": "study.page",
-        "from latentcast.study import page": "study.page",
-        "from latentcast.study.page import Page": "study.page",
+        "import latentcast.study.sheet.page": "study.sheet.page",
+        "from latentcast.study.sheet import page": "study.sheet.page",
+        "from latentcast.study.sheet.page import Page": "study.sheet.page",
         "def f():\n    from latentcast.link.rayleigh import RayleighLink": "link.rayleigh",
         "from latentcast.codec import lloyd_max": "codec.__init__",
         "from latentcast import Scenario": "__init__",

@@ -15,10 +15,10 @@ from latentcast.diffusion.source import FloatArray, Trajectory
 from latentcast.errors import OutputError, ParameterError
 from latentcast.policy.catalog import POLICY_NAMES, make_policy
 from latentcast.scenario import Scenario
-from latentcast.study.comparison import Comparison, compare
-from latentcast.study.filmstrip import comparison_sheet, filmstrip
 from latentcast.study.output import OutputFolder
-from latentcast.study.page import ACCENT, INK, Page
+from latentcast.study.sheet.comparison import Comparison, compare
+from latentcast.study.sheet.filmstrip import comparison_sheet, filmstrip
+from latentcast.study.sheet.page import ACCENT, INK, Page
 
 SIZE = 256
 

@@ -16,9 +16,9 @@ from latentcast.diffusion.source import Step, Trajectory, seed_stream
 from latentcast.errors import ModelError, ParameterError
 from latentcast.policy.catalog import make_policy
 from latentcast.scenario import PAPER_LATENT_SIZE, Scenario
-from latentcast.study.comparison import compare
-from latentcast.study.filmstrip import comparison_sheet, filmstrip
 from latentcast.study.output import OutputFolder
+from latentcast.study.sheet.comparison import compare
+from latentcast.study.sheet.filmstrip import comparison_sheet, filmstrip
 
 __all__ = ["Request", "run_compare", "run_deliver", "run_model_info", "run_model_train"]
 

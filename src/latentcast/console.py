@@ -15,7 +15,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from latentcast.delivery.timeline import Timeline
-    from latentcast.study.comparison import Comparison
+    from latentcast.study.sheet.comparison import Comparison
 
 __all__ = [
     "StageProgress",

@@ -1,1 +1,1 @@
-"""Many episodes, and the figures of one: comparisons, filmstrips, model-level simulation."""
+"""Many episodes: recorded trajectories, model-level and latent-level simulation, metrics, studies, figures."""

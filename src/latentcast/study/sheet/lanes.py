@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from latentcast.delivery.timeline import Timeline, Transmission
-from latentcast.study.page import ACCENT, FAINT, INK, MUTED, PALE, PAPER, RULE, WARNING, Colour, Page
+from latentcast.study.sheet.page import ACCENT, FAINT, INK, MUTED, PALE, PAPER, RULE, WARNING, Colour, Page
 
 __all__ = ["TimeAxis"]
 

@@ -7,9 +7,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from latentcast.delivery.timeline import Decode, HeldLatent, Timeline
-from latentcast.study.comparison import Comparison
-from latentcast.study.lanes import TimeAxis
-from latentcast.study.page import ACCENT, INK, MUTED, RULE, WARNING, Page, shorten, thousands
+from latentcast.study.sheet.comparison import Comparison
+from latentcast.study.sheet.lanes import TimeAxis
+from latentcast.study.sheet.page import ACCENT, INK, MUTED, RULE, WARNING, Page, shorten, thousands
 
 __all__ = ["comparison_sheet", "filmstrip"]
 

@@ -1,0 +1,1 @@
+"""Pictures of one request: the filmstrip of a delivery, and the sheet that compares policies on it."""
