@@ -1,1 +1,1 @@
-"""Many episodes: recorded trajectories, model-level and latent-level simulation, metrics, studies, figures."""
+"""Many episodes: recorded trajectories, two fidelities, metrics, studies and their figures."""
