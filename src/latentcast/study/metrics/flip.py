@@ -17,16 +17,19 @@ __all__ = ["PAPER_PIXELS_PER_DEGREE", "flip", "flip_map"]
 PAPER_PIXELS_PER_DEGREE = 3840.0 * math.pi / 180.0
 """A monitor of 3840 pixels seen from as far as it is wide: 67.02."""
 
-# Linear sRGB to CIE XYZ; white is what it makes of (1, 1, 1), illuminant D65.
-XYZ_OF_RGB = (
-    np.array(
-        [[30406656.0, 26366430.0, 13305225.0], [15678432.0, 52732860.0, 5322090.0], [1425312, 8788810, 70074185]]
-    )
-    / 73733382.0
+# The filters' reach grows with it.
+MAX_PIXELS_PER_DEGREE = 10_000.0
+
+# Linear sRGB to CIE XYZ; its white, the illuminant D65, is what (1, 1, 1) becomes.
+XYZ_OF_RGB = np.array(
+    [
+        [10135552 / 24577794, 8788810 / 24577794, 4435075 / 24577794],
+        [2613072 / 12288897, 8788810 / 12288897, 887015 / 12288897],
+        [1425312 / 73733382, 8788810 / 73733382, 70074185 / 73733382],
+    ]
 )
-WHITE = XYZ_OF_RGB.sum(axis=1)
 # Both between linear sRGB and XYZ divided by white.
-RELATIVE_OF_RGB = XYZ_OF_RGB / WHITE[:, None]
+RELATIVE_OF_RGB = XYZ_OF_RGB / XYZ_OF_RGB.sum(axis=1, keepdims=True)
 RGB_OF_RELATIVE = np.linalg.inv(RELATIVE_OF_RGB)
 
 # Contrast sensitivity: (a, b) of each Gaussian of a channel, in degrees (Table 1 of the paper).
@@ -53,18 +56,18 @@ def flip(
     Args:
         reference: What the pictures should be, uint8 (n, height, width, 3).
         picture: What they are, same shape.
-        pixels_per_degree: Pixels per degree of the observer's visual angle, positive.
+        pixels_per_degree: Pixels per degree of the observer's visual angle, 1..10000.
 
     Returns:
         float64 (n,), 0..1, lower is better, 0 for equal pictures; symmetric.
 
     Raises:
-        ParameterError: If the arrays are no such pictures, or pixels_per_degree is not positive and finite.
+        ParameterError: If the arrays are no such pictures, or pixels_per_degree is out of range.
 
     Example:
         >>> black = np.zeros((1, 8, 8, 3), np.uint8)
         >>> flip(black, black).tolist(), flip(black, black + 255).round(3).tolist()
-        ([0.0], [0.971])
+        ([0.0], [0.967])
     """
     ppd = _checked(pixels_per_degree)
 
@@ -108,8 +111,10 @@ def flip_map(
 
 def _checked(pixels_per_degree: float) -> float:
     number = isinstance(pixels_per_degree, (int, float)) and not isinstance(pixels_per_degree, bool)
-    if not number or not 0.0 < pixels_per_degree < math.inf:
-        raise ParameterError(f"pixels_per_degree is {pixels_per_degree!r}; it must be a positive number")
+    if not number or not 1.0 <= pixels_per_degree <= MAX_PIXELS_PER_DEGREE:
+        raise ParameterError(
+            f"pixels_per_degree is {pixels_per_degree!r}; it must be a number, 1..{MAX_PIXELS_PER_DEGREE:g}"
+        )
     return float(pixels_per_degree)
 
 
@@ -121,7 +126,7 @@ def _errors(reference: PictureArray, picture: PictureArray, ppd: float) -> Float
 
 
 def _opponent(pictures: PictureArray) -> FloatArray:
-    """sRGB to the linear opponent space YyCxCz, channels first: (3, n, height, width)."""
+    """From sRGB to the linear opponent space YyCxCz, channels first: (3, n, height, width)."""
     codes = np.arange(256) / 255.0
     linear = np.where(codes <= 0.04045, codes / 12.92, ((codes + 0.055) / 1.055) ** 2.4)
     x, y, z = _transformed(RELATIVE_OF_RGB, np.moveaxis(linear[pictures], -1, 0))
@@ -141,7 +146,7 @@ def _perceived(opponent: FloatArray, ppd: float) -> FloatArray:
 
 
 def _filtered(channel: FloatArray, terms: tuple[tuple[float, float], ...], degrees: FloatArray) -> FloatArray:
-    """A channel (n, height, width) under sum_i a_i sqrt(pi / b_i) exp(-pi^2 r^2 / b_i), normalised to sum 1."""
+    """(n, height, width) filtered by sum_i a_i sqrt(pi / b_i) exp(-pi^2 r^2 / b_i), scaled to the sum 1."""
     total, sums = 0.0, np.zeros_like(channel)
     for a, b in terms:
         kernel = np.exp(-(math.pi**2) * degrees**2 / b)

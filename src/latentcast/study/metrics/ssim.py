@@ -1,9 +1,9 @@
 """Structural similarity, at one scale (SSIM) and at several (MS-SSIM).
 
 SSIM is that of Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibility to
-structural similarity", 2004; MS-SSIM that of Wang, Simoncelli and Bovik, "Multiscale structural similarity for
-image quality assessment", 2003. Both are defined on grey pictures, as their published code is; colour
-pictures are compared by their luma.
+structural similarity", 2004; MS-SSIM that of Wang, Simoncelli and Bovik, "Multiscale structural similarity
+for image quality assessment", 2003. Both are defined on grey pictures, and so is their published code;
+colour pictures are compared by their luma.
 """
 
 import numpy as np
@@ -18,6 +18,7 @@ SIGMA = 1.5
 C1 = (0.01 * 255.0) ** 2
 C2 = (0.03 * 255.0) ** 2
 
+# As published; their sum is 1.0001.
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
@@ -51,9 +52,9 @@ def ms_ssim(reference: PictureArray, picture: PictureArray) -> FloatArray:
 
     Contrast and structure at every scale, luminance at the coarsest, each mean to the power of its published
     weight; from scale to scale the mean of 2 x 2 pixels, with the last row or column repeated where their
-    number is odd. Five scales need sides of 161 and more. A smaller picture gets as many as leave it 11 pixels
-    (`num_scales`: four from 81, so at 128 x 128), with the weights of these rescaled to the sum 1; such
-    values compare with values at the same number of scales only. A negative mean, which has no real
+    number is odd. Five scales need sides of 161 and more. A smaller picture gets as many as leave it 11
+    pixels (`num_scales`: four from 81, so at 128 x 128), with the weights of these rescaled to the sum of
+    all five; such values compare only with values of as many scales. A negative mean, which has no real
     power, counts as 0.
 
     Args:
@@ -69,7 +70,7 @@ def ms_ssim(reference: PictureArray, picture: PictureArray) -> FloatArray:
     Example:
         >>> grey = np.full((1, 128, 128, 3), 128, np.uint8)
         >>> ms_ssim(grey, grey).tolist(), ms_ssim(grey, grey + 64).round(3).tolist()
-        ([1.0], [0.979])
+        ([1.0], [0.978])
     """
     return score_pairs(_ms_ssim, reference, picture, min_side=WINDOW)
 
@@ -95,7 +96,7 @@ def _ssim(reference: PictureArray, picture: PictureArray) -> FloatArray:
 def _ms_ssim(reference: PictureArray, picture: PictureArray) -> FloatArray:
     x, y = luma(reference), luma(picture)
     weights = np.array(SCALE_WEIGHTS[: num_scales(*x.shape[1:])])
-    weights /= weights.sum()
+    weights *= sum(SCALE_WEIGHTS) / weights.sum()
     product = np.ones(len(x))
     for scale, weight in enumerate(weights.tolist(), start=1):
         luminance, structure = _similarities(x, y)
