@@ -9,7 +9,6 @@ state dict as torchvision publishes it, the learned weights w_l are a file of th
 (`lpips/weights/v0.1/alex.pth`).
 """
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,11 +174,16 @@ class _StateFile:
         self._where = f"{option} {path}"
         self._wanted = wanted
         try:
-            state = torch.load(Path(path).expanduser(), map_location="cpu", weights_only=True)
+            file = Path(path).expanduser().open("rb")
         except OSError as error:
-            raise ParameterError(f"cannot read {self._where}: {error.strerror or error}") from error
-        except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            raise ParameterError(f"{self._where} is no file of weights; it must be {wanted}") from error
+            raise ParameterError(
+                f"cannot read {self._where}: {error.strerror}; it must be {wanted}"
+            ) from error
+        with file:
+            try:
+                state = torch.load(file, map_location="cpu", weights_only=True)
+            except Exception as error:  # damaged files raise errors of every kind
+                raise ParameterError(f"{self._where} is no file of weights; it must be {wanted}") from error
         self._state: Mapping[str, object] = state if isinstance(state, Mapping) else {}
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
