@@ -87,7 +87,7 @@ def literal_distance(
         value = torch.tensor(picture / 255.0).permute(2, 0, 1) * 2 - 1
         value -= torch.tensor([-0.030, -0.088, -0.188]).double()[:, None, None]
         value /= torch.tensor([0.458, 0.448, 0.450]).double()[:, None, None]
-        for index, module in enumerate(features[: NETS[net][1][-1] + 1]):
+        for index, module in enumerate(list(features)[: NETS[net][1][-1] + 1]):
             value = module(value[None])[0]
             outputs.setdefault(index, []).append(value.detach())
     total = 0.0

@@ -106,7 +106,7 @@ def flip_map(
         return np.zeros(1)
 
     score_pairs(keep, np.asarray(reference)[None], np.asarray(picture)[None])
-    return maps[0][0]
+    return np.asarray(maps[0][0])
 
 
 def _checked(pixels_per_degree: float) -> float:
@@ -176,7 +176,7 @@ def _colour_error(wanted: FloatArray, shown: FloatArray) -> FloatArray:
     knee = KNEE_SHARE * largest
     distance = _hyab(wanted, shown) ** COLOUR_EXPONENT
     above = KNEE_ERROR + (distance - knee) / (largest - knee) * (1.0 - KNEE_ERROR)
-    return np.where(distance < knee, KNEE_ERROR / knee * distance, above)
+    return np.asarray(np.where(distance < knee, KNEE_ERROR / knee * distance, above))
 
 
 def _feature_error(wanted: FloatArray, shown: FloatArray, ppd: float) -> FloatArray:
