@@ -18,11 +18,11 @@ from latentcast.delivery.deliver import deliver
 from latentcast.delivery.timeline import Decode, Timeline, Transmission
 from latentcast.diffusion.source import FloatArray, Trajectory
 from latentcast.errors import ParameterError
-from latentcast.link.latency import latency_quantile
 from latentcast.policy.base import Policy
 from latentcast.policy.distortion import diffusion_distortion, total_distortion
 from latentcast.scenario import Scenario
 from latentcast.study.episodes.columns import EpisodeColumns
+from latentcast.study.episodes.model_block import predicted_slots
 from latentcast.study.metrics.catalog import PictureMetric
 
 __all__ = ["Trajectories", "latent_block"]
@@ -132,12 +132,7 @@ class _Reading:
 
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
-        link, size = scenario.link, scenario.latent_size
-        self._quantile_slots = cache(
-            lambda bits: latency_quantile(
-                size * bits, link.mean_rate_bits, link.std_rate_bits, scenario.quantile
-            )
-        )
+        self._predicted_slots: list[int] = predicted_slots(scenario).tolist()
         self._total = cache(lambda *transfer: float(total_distortion(scenario.path, *transfer)))
         self._nothing = float(diffusion_distortion(scenario.path, scenario.num_steps))
 
@@ -146,9 +141,9 @@ class _Reading:
         after = self._scenario.deadline_slots + 1
         arrived = _arrived(timeline)
         judged = [
-            (self._quantile_slots(sent.bits_per_dimension), (sent.arrived_slot or after) - sent.slot + 1)
+            (predicted, (sent.arrived_slot or after) - sent.slot + 1)
             for sent in timeline.transmissions
-            if sent.slot + self._quantile_slots(sent.bits_per_dimension) <= after
+            if sent.slot + (predicted := self._predicted_slots[sent.bits_per_dimension]) <= after
         ]
         return {
             "uplink_slots": timeline.uplink_slots or after,
