@@ -1,16 +1,4 @@
-"""The law of the bits that one slot of a waterfilled link carries, prepared once per link.
-
-The K gains of a slot are g = s d: their sum s has the Gamma(K) law and is independent of their direction d.
-For a fixed direction the rate grows with s, and the s at which it reaches r is known in closed form, so that
-the chance of a rate below r is a Gamma probability averaged over directions. The directions are the points of
-a lattice, the rest is exact; with one sub-channel there is one direction and everything is.
-
-With noise floors f_1 <= f_2 <= ... of the direction, m sub-channels are active from s_m on, where the rate is
-R_m nats per symbol:
-
-    s_1 = R_1 = 0,  s_(m+1) = s_m + m (f_(m+1) - f_m) / K,  R_(m+1) = R_m + m ln(f_(m+1) / f_m),
-    s(r) = s_m + m f_m (exp((r - R_m) / m) - 1) / K  for R_m <= r < R_(m+1).
-"""
+"""The law of the bits that one slot of a waterfilled link carries, prepared once per link."""
 
 from __future__ import annotations
 
@@ -23,15 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from latentcast.errors import ParameterError
+from latentcast.link.directions import Directions
 from latentcast.link.rayleigh import RayleighLink
 
 __all__ = ["RateLaw"]
 
 FloatArray: TypeAlias = NDArray[np.float64]
-
-# Rank-1 lattices of the Korobov form (L'Ecuyer and Lemieux, 2000): the most sub-channels they serve, points,
-# multiplier. Over many sub-channels a direction averages by itself, and fewer are needed.
-LATTICES = ((128, 8191, 5130), (65536, 2039, 1487))
 
 # Scores (standard normal quantiles) of the table: +-8.25 is beyond the finest float64 uniform number.
 SCORE_LIMIT = 8.25
@@ -41,7 +26,7 @@ TABLE_CELLS = 4096
 # Few directions already show where the nodes belong.
 PILOT_DIRECTIONS = 64
 PILOT_RATES = 2049
-PILOT_TAIL = 1e-17
+PILOT_TAIL = 1e-17  # beyond the first and last score
 
 # Rates looked up at a time: the temporary arrays stay in a core's cache.
 CHUNK_RATES = 1 << 14
@@ -61,14 +46,14 @@ class RateLaw:
 
     Attributes:
         link: the link.
-        table: quantiles at 4097 evenly spaced scores from -8.25 to 8.25, bits, increasing, read-only.
+        table: quantiles at 4097 evenly spaced scores from -8.25 to 8.25, bits, not falling, read-only.
 
     Example:
         >>> law = RateLaw.prepare(RayleighLink(snr_db=0.0))
         >>> round(law.mean_bits), round(law.std_bits)
-        (4308, 315)
+        (4311, 315)
         >>> law.quantile([0.1, 0.5, 0.9]).round().tolist()
-        [3906.0, 4307.0, 4713.0]
+        [3909.0, 4309.0, 4716.0]
     """
 
     link: RayleighLink
@@ -148,7 +133,7 @@ class RateLaw:
         Example:
             >>> law = RateLaw.prepare(RayleighLink(snr_db=0.0))
             >>> law.transfer_slots_cdf(3 * 16384, 13)[10:].round(4).tolist()
-            [0.0472, 0.9903, 1.0]
+            [0.0492, 0.9913, 1.0]
         """
         if not (math.isfinite(bits) and bits >= 0.0):
             raise ParameterError(f"bits is {bits!r}; it must be finite and 0 or more")
@@ -171,112 +156,29 @@ class RateLaw:
         return np.maximum.accumulate(through)
 
     def _centred_weights(self, half: int) -> FloatArray:
-        """Law of (R - mean) / std on a circular grid of 2 half steps; shares between two points keep the mean."""
+        """Law of (R - mean) / std on a circular grid of 2 half steps, shared between neighbours."""
         place = (self.table - self.mean_bits) / (self.std_bits * SUM_STEP)
         place = np.clip(place, 1 - half, half - 2)
         cell = np.floor(place).astype(np.intp)
         weights, size = _score_weights(), 2 * half
         upper = weights * (place - cell)
-        grid: FloatArray = np.bincount(cell % size, weights - upper, minlength=size)
-        grid += np.bincount((cell + 1) % size, upper, minlength=size)
-        return grid
+        lower = np.bincount(cell % size, weights - upper, minlength=size)
+        return np.asarray(lower + np.bincount((cell + 1) % size, upper, minlength=size), dtype=np.float64)
 
 
 @lru_cache(maxsize=64)
 def _prepare(link: RayleighLink) -> RateLaw:
-    from scipy.special import ndtri
-
-    directions = _Directions.of(link.num_subchannels, link.mean_snr)
+    directions = Directions.of(link.num_subchannels, link.mean_snr)
     # A pilot over a few directions finds rates near the quantiles of evenly spaced scores.
     pilot = directions.first(PILOT_DIRECTIONS)
-    tried = np.geomspace(*pilot.rate_range(), PILOT_RATES)
-    lower, upper = pilot.tails(tried)
-    pilot_scores = np.where(lower < upper, ndtri(lower), -ndtri(upper))
+    tried = np.geomspace(*pilot.rate_range(PILOT_TAIL), PILOT_RATES)
+    pilot_scores = pilot.scores(tried)
     wanted = np.linspace(-SCORE_LIMIT, SCORE_LIMIT, NODES)
     rates = np.exp(np.interp(wanted, np.maximum.accumulate(pilot_scores), np.log(tried)))
-    lower, upper = directions.tails(rates)
-    scores = np.where(lower < upper, ndtri(lower), -ndtri(upper))
-    table = _cubic(_scores(), scores, rates)
+    table = _cubic(_scores(), directions.scores(rates), rates)
     table *= float(link.symbols_per_slot) / math.log(2.0)
     table.flags.writeable = False
     return RateLaw(link=link, table=table)
-
-
-@dataclass(frozen=True)
-class _Directions:
-    """Directions with, per row, floors f_m, sums s_m and rates R_m, each (directions, K)."""
-
-    floors: FloatArray
-    sums: FloatArray
-    rates: FloatArray
-
-    @staticmethod
-    def of(num_subchannels: int, mean_snr: float) -> _Directions:
-        if num_subchannels == 1:
-            gains = np.ones((1, 1))
-        else:
-            _, points, multiplier = next(row for row in LATTICES if num_subchannels <= row[0])
-            gains = _sorted_directions(num_subchannels, points, multiplier)
-        floors = 1.0 / (mean_snr * gains)
-        active = np.arange(1.0, num_subchannels)
-        sums, rates = np.zeros_like(floors), np.zeros_like(floors)
-        np.cumsum(active * np.diff(floors, axis=1) / num_subchannels, axis=1, out=sums[:, 1:])
-        np.cumsum(active * np.log(floors[:, 1:] / floors[:, :-1]), axis=1, out=rates[:, 1:])
-        return _Directions(floors, sums, rates)
-
-    def first(self, count: int) -> _Directions:
-        return _Directions(self.floors[:count], self.sums[:count], self.rates[:count])
-
-    def rate_range(self) -> tuple[float, float]:
-        """Rates that cover all but PILOT_TAIL of either tail, whatever the direction."""
-        from scipy.special import gammainccinv, gammaincinv
-
-        num_subchannels = self.floors.shape[1]
-        ends = []
-        for total in (gammaincinv(num_subchannels, PILOT_TAIL), gammainccinv(num_subchannels, PILOT_TAIL)):
-            last = (self.sums <= total).sum(axis=1)
-            floor, begun, rate = self._at(last)
-            ends.append(rate + last * np.log1p((total - begun) * num_subchannels / (last * floor)))
-        return float(ends[0].min()), float(ends[1].max())
-
-    def tails(self, rates: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """P(R <= r) and P(R > r) for rates in nats per symbol, each shape (rates,)."""
-        from scipy.special import gammainc, gammaincc
-
-        num_subchannels = self.floors.shape[1]
-        lower, upper = np.empty_like(rates), np.empty_like(rates)
-        last = np.zeros(len(self.floors), dtype=np.intp)
-        for index, rate in enumerate(rates.tolist()):
-            last = (self.rates <= rate).sum(axis=1)
-            floor, begun, reached = self._at(last)
-            total = begun + last * floor * np.expm1((rate - reached) / last) / num_subchannels
-            lower[index] = gammainc(num_subchannels, total).mean()
-            # The smaller tail is computed directly; 1 - p would round it away.
-            upper[index] = (
-                1.0 - lower[index] if lower[index] < 0.5 else gammaincc(num_subchannels, total).mean()
-            )
-        return lower, upper
-
-    def _at(self, last: NDArray[np.intp]) -> tuple[FloatArray, FloatArray, FloatArray]:
-        rows = np.arange(len(last))
-        return self.floors[rows, last - 1], self.sums[rows, last - 1], self.rates[rows, last - 1]
-
-
-def _sorted_directions(num_subchannels: int, points: int, multiplier: int) -> FloatArray:
-    """Gains of unit sum in falling order, shape (points, K), from a shifted lattice.
-
-    In falling order exponential gains are sums of independent spacings E_j / j (Renyi), so nothing is sorted,
-    and the lattice's first, best coordinates go to the spacings at the top.
-    """
-    powers = [1]
-    for _ in range(num_subchannels - 1):
-        powers.append(powers[-1] * multiplier % points)
-    shift = np.random.default_rng(np.random.SeedSequence(0)).random(num_subchannels)
-    uniform = (np.arange(points)[:, None] * np.array(powers) % points / points + shift) % 1.0
-    spacings = -np.log1p(-np.maximum(uniform, np.finfo(np.float64).eps))
-    spacings /= spacings.sum(axis=1, keepdims=True)
-    spacings /= np.arange(1, num_subchannels + 1)
-    return np.cumsum(spacings[:, ::-1], axis=1)[:, ::-1]
 
 
 def _scores() -> FloatArray:

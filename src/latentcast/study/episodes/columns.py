@@ -44,9 +44,7 @@ COLUMNS = (
     Column("transmissions", "int32", "", "transfers started"),
     Column("bits_sent", "float64", "bits", "bits of the transfers that arrived by the deadline"),
     Column("predicted_mse", "float64", "", "D_total that the distortion model gives for what is held"),
-    Column(
-        "judged_transfers", "int32", "", "transfers begun with the predicted latency left to the deadline"
-    ),
+    Column("judged_transfers", "int32", "", "transfers begun with their predicted latency left"),
     Column("quantile_slots", "int32", "slots", "predicted latency quantile, summed over judged transfers"),
     Column(
         "actual_slots",
@@ -100,12 +98,11 @@ class EpisodeColumns:
 
     def __post_init__(self) -> None:
         wanted = {column.name: column.dtype for column in COLUMNS if column.name not in CONSTANT_COLUMNS}
-        unknown = [name for name in self.values if name not in wanted]
-        missing = [name for name in wanted if name not in self.values and name not in PICTURE_COLUMNS]
-        if unknown or missing:
+        needed = wanted.keys() - set(PICTURE_COLUMNS)
+        if not needed <= self.values.keys() <= wanted.keys():
             raise ParameterError(
-                f"values has no column {', '.join(missing) or 'too few'} and unknown {', '.join(unknown) or 'none'}; "
-                f"it needs {', '.join(wanted)}"
+                f"values has the columns {', '.join(self.values)}; it needs {', '.join(sorted(needed))} "
+                f"and may have {', '.join(PICTURE_COLUMNS)}"
             )
         size = len(self.values["episode"])
         made: dict[str, Values] = {}
