@@ -4,10 +4,10 @@
     FOLDER/samples          float32 (item, T + 1, channels, height, width): x_t indexed by t
     FOLDER/clean_estimates  the same shape: the estimate of x_0 that came with x_t
 
-Any zarr reader opens it; items that are not recorded yet read as NaN. Values are kept exactly. The low bits of
-a latent's mantissa are noise, so lossless compression saves only 14 % on the embedded model's trajectories
-(bitshuffle and zstd 3, in 3 ms an item and array; zstd 9 saves 2 % more in 25 ms). float16 would save half, at
-an error of 2e-4 rms. A checksum follows the compression, so a damaged chunk is noticed.
+Any zarr reader opens it; items that are not recorded yet read as NaN. Values are kept exactly. The low bits
+of a latent's mantissa are noise, so lossless compression saves only 14 % on the embedded model's trajectories
+(bitshuffle and zstd 3, in 3 ms an item and array; zstd 9 saves 2 % more in 25 ms). float16 would save half,
+at an error of 2e-4 rms. A checksum follows the compression, so a damaged chunk is noticed.
 
 An item is recorded once both its chunks are there. zarr renames a finished file into place, so a kill at any
 moment leaves an item whole or absent.
@@ -187,7 +187,7 @@ class Recording:
         values = {"clean_estimates": trajectory.clean_estimates, "samples": trajectory.samples}
         try:
             for name in _ARRAYS:
-                self._arrays[name][item] = values[name]
+                zarr.open_array(self.folder / name, mode="r+")[item] = values[name]
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise OutputError(
@@ -197,7 +197,7 @@ class Recording:
 
     @cached_property
     def _arrays(self) -> dict[str, Any]:
-        return {name: zarr.open_array(self.folder / name, mode="r+") for name in _ARRAYS}
+        return {name: zarr.open_array(self.folder / name, mode="r") for name in _ARRAYS}
 
     @property
     def _shape(self) -> tuple[int, ...]:
@@ -205,8 +205,9 @@ class Recording:
 
     def _make(self, output: OutputFolder) -> None:
         for name in _ARRAYS:
-            # An array without items is left by a kill just before zarr.json was written.
-            if any(path.name != "zarr.json" for path in (self.folder / name).glob("[!.]*")):
+            # A kill before zarr.json was written leaves arrays without items.
+            left = {"zarr.json", *(path.name for path in (self.folder / name).glob("*.partial"))}
+            if any(path.name not in left for path in (self.folder / name).glob("*")):
                 raise ParameterError(
                     f"{self.folder / name} holds files, but {self.folder} has no zarr.json and so is no "
                     "recording; choose another --out"
@@ -242,7 +243,7 @@ class Recording:
         """Whether the arrays are those of the manifest."""
         for name in _ARRAYS:
             try:
-                array = self._arrays[name]
+                array = zarr.open_array(self.folder / name, mode="r")
                 found = (array.shape, array.chunks, str(array.dtype))
             except Exception as error:  # whatever the library raises becomes our one error
                 raise ParameterError(
