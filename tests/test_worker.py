@@ -1,7 +1,7 @@
 """A call in a thread of its own, pulled from."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -32,7 +32,7 @@ def test_a_thread_that_comes_to_run_too_late_does_nothing(monkeypatch: pytest.Mo
         late.append(thread)
         raise KeyboardInterrupt
 
-    items = pulled(lambda push: pytest.fail("it ran"), name="late")
+    items: Iterator[int] = pulled(lambda push: pytest.fail("it ran"), name="late")
     monkeypatch.setattr(threading.Thread, "start", interrupted)
     with pytest.raises(KeyboardInterrupt):
         next(items)
