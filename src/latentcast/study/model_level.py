@@ -12,16 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentcast.errors import ParameterError
-from latentcast.link.latency import transfer_slots
-from latentcast.link.rayleigh import uplink_slots
-from latentcast.policy.base import Observation, Policy, Transmit, Wait
-from latentcast.policy.distortion import DistortionBase, diffusion_distortion, total_distortion
+from latentcast.link.law import RateLaw
+from latentcast.policy.base import Policy
+from latentcast.policy.distortion import DistortionBase, base_distortion
 from latentcast.scenario import Scenario
+from latentcast.study.episodes.channels import BLOCK_EPISODES, episode_rates
+from latentcast.study.episodes.model_block import model_block
+from latentcast.study.episodes.tables import PolicyTable
 
 __all__ = ["ModelLevelResult", "model_level"]
 
 FloatArray: TypeAlias = NDArray[np.float64]
-IntArray: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +56,8 @@ def model_level(
 ) -> ModelLevelResult:
     """Mean distortion at the deadline, by the paper's own formulas (eqs. 8-10) on drawn channels.
 
-    The channel draws depend on the scenario's link, its deadline and the seed alone, so they are common to
-    all policies, and episode i is the same for any num_episodes. The upload occupies the first T_ul slots of
-    the same channel; a transfer occupies it until M b bits are through, headers neglected, and counts if it
-    completes by the end of slot T_d. The policy is asked in idle slots with a sample to send, t(n) < T and
-    t(n) < t_p. A device that got nothing has D_diff(T) by the formula (eq. 9).
+    The episodes are those of `episode_rates` and `model_block`, the same as a study's of this seed: common to
+    all policies, and episode i is the same for any num_episodes.
 
     Args:
         scenario: the setting.
@@ -81,9 +79,20 @@ def model_level(
     for name, value, low in (("num_episodes", num_episodes, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
             raise ParameterError(f"{name} is {value!r}; it must be a whole number of at least {low}")
-    (stream,) = np.random.SeedSequence(int(seed)).spawn(1)
-    rates = scenario.link.sample(num_episodes, scenario.deadline_slots, rng=np.random.default_rng(stream))
-    distortions = _final_distortions(scenario, policy, rates, base)
+    base_distortion(1, base)
+    law = RateLaw.prepare(scenario.link)
+    table = PolicyTable.of(scenario, policy)
+    distortions = np.empty(num_episodes)
+    for first in range(0, num_episodes, BLOCK_EPISODES):
+        rates = episode_rates(
+            law,
+            scenario.deadline_slots,
+            seed=int(seed),
+            block=first // BLOCK_EPISODES,
+            count=min(BLOCK_EPISODES, num_episodes - first),
+        )
+        (block,) = model_block(scenario, [table], rates, base=base)
+        distortions[first : first + len(block)] = block.values["latent_mse"]
     distortions.flags.writeable = False
     spread = float(distortions.std(ddof=1)) / num_episodes**0.5 if num_episodes > 1 else 0.0
     return ModelLevelResult(
@@ -94,44 +103,3 @@ def model_level(
         policy=policy.name,
         distortions=distortions,
     )
-
-
-def _final_distortions(
-    scenario: Scenario, policy: Policy, rates: FloatArray, base: DistortionBase
-) -> FloatArray:
-    """Run all episodes side by side, slot after slot; rates has shape (episodes, T_d)."""
-    path, num_steps = scenario.path, scenario.num_steps
-    uplink = uplink_slots(rates, scenario.uplink_bits)
-    held = np.full(uplink.size, num_steps)
-    distortion = np.full(uplink.size, diffusion_distortion(path, num_steps))
-    # Of the transfer under way: its last slot, and what the device holds after it.
-    busy_until = np.zeros_like(uplink)
-    coming_step = held.copy()
-    coming_distortion = distortion.copy()
-    for slot in range(1, scenario.deadline_slots + 1):
-        arrived = busy_until == slot - 1
-        held[arrived] = coming_step[arrived]
-        distortion[arrived] = coming_distortion[arrived]
-        step = num_steps - np.clip(slot - uplink - 1, 0, num_steps)
-        (asked,) = np.nonzero((busy_until < slot) & (step < held))
-        bits = _decisions(policy, slot, step[asked], held[asked], uplink[asked])
-        for level in np.unique(bits[bits > 0]).tolist():
-            sent = asked[bits == level]
-            slots = transfer_slots(rates[sent], float(scenario.latent_size * level), slot=slot)
-            busy_until[sent] = slot + slots - 1
-            coming_step[sent] = step[sent]
-            coming_distortion[sent] = total_distortion(path, step[sent], held[sent], level, base=base)
-    return np.where(busy_until == scenario.deadline_slots, coming_distortion, distortion)
-
-
-def _decisions(policy: Policy, slot: int, step: IntArray, held: IntArray, uplink: IntArray) -> IntArray:
-    """Bits to transmit per episode, 0 for waiting; every distinct state is asked once."""
-    states, which = np.unique(np.stack((step, held, uplink), axis=1), axis=0, return_inverse=True)
-    answers = np.zeros(len(states), dtype=np.int64)
-    for index, (t, reference, upload) in enumerate(states.tolist()):
-        action = policy.decide(Observation(slot=slot, step=t, reference_step=reference, uplink_slots=upload))
-        if isinstance(action, Transmit):
-            answers[index] = action.bits
-        elif not isinstance(action, Wait):
-            raise ParameterError(f"policy {policy.name} answered {action!r}; it must answer Wait or Transmit")
-    return answers[which.reshape(-1)]
