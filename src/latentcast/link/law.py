@@ -1,0 +1,1 @@
+"""The law of the bits that one slot carries, prepared once per link."""
