@@ -15,13 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.errors import ParameterError
+from latentcast.study.episodes.columns import PICTURE_COLUMNS
 
-__all__ = ["PICTURE_METRICS", "Curves", "read_curves", "read_provenance"]
+__all__ = ["Curves", "read_curves", "read_provenance"]
 
 FloatArray = npt.NDArray[np.float64]
-
-PICTURE_METRICS = ("lpips", "flip", "ms_ssim", "ssim", "psnr_db")
-"""Columns of picture metrics, the one that Fig. 3b prefers first."""
 
 _NUMBERS = (
     "latent_mse",
@@ -29,6 +27,7 @@ _NUMBERS = (
     "first_slot",
     "transmissions",
     "bits_sent",
+    "judged_transfers",
     "quantile_slots",
     "actual_slots",
     "late_transfers",
@@ -60,8 +59,8 @@ class Curves:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The picture metrics that were measured, in the order of `PICTURE_METRICS`."""
-        return tuple(name for name in PICTURE_METRICS if name in self.mean)
+        """Columns of the picture metrics that were measured, in the table's order."""
+        return tuple(name for name in PICTURE_COLUMNS if name in self.mean)
 
     def policy(self, column: str, policy: str) -> tuple[FloatArray, FloatArray]:
         """Mean and half width of one policy against SNR."""
@@ -94,7 +93,7 @@ def read_curves(study: Path, *, progress: Callable[[int, int], None] | None = No
             total = file.metadata.num_rows
             if total == 0:
                 raise ParameterError(f"{path} holds no episode; run the study with at least one")
-            columns = [*_NUMBERS, *(name for name in PICTURE_METRICS if name in names)]
+            columns = [*_NUMBERS, *(name for name in PICTURE_COLUMNS if name in names)]
             moments = _Moments([*columns, "shown"])
             done = 0
             for batch in file.iter_batches(_BATCH_ROWS, columns=[*_KEYS, *columns]):
@@ -159,7 +158,7 @@ class _Moments:
     def _group(self, batch: Any) -> npt.NDArray[np.int64]:
         """Number of each row's (SNR, policy), new ones in order of appearance."""
         snr_db = _numbers(batch, "snr_db")
-        policy = batch.column("policy").to_numpy(zero_copy_only=False).astype(object)
+        policy = np.array(batch.column("policy").to_pylist(), object)
         starts = np.flatnonzero(np.append(True, (snr_db[1:] != snr_db[:-1]) | (policy[1:] != policy[:-1])))
         keys = [(float(snr_db[start]), str(policy[start])) for start in starts]
         numbers = [self.groups.setdefault(key, len(self.groups)) for key in keys]
