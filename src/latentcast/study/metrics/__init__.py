@@ -1,0 +1,1 @@
+"""How good a picture is beside the one that it stands for."""
