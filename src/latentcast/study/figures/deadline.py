@@ -73,7 +73,9 @@ def draw_curves(curves: Curves, folder: OutputFolder) -> dict[str, list[Path]]:
         plot_distortion_calibration(left, curves)
         plot_latency_calibration(right, curves)
         handles, labels = left.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=3, handlelength=2.0, columnspacing=1.0)
+        figure.legend(
+            handles, labels, loc="outside upper center", ncols=3, handlelength=2.0, columnspacing=1.0
+        )
         files["calibration"] = save_figure(figure, folder, "calibration")
     return files
 
@@ -114,7 +116,9 @@ def _against_snr(axes: Axes, curves: Curves, column: str, floor: float = -np.inf
             alpha=0.2,
             linewidth=0,
         )
-        axes.plot(curves.snr_db, np.maximum(mean, floor), **style.line(), label=policy_label(policy), clip_on=False)
+        axes.plot(
+            curves.snr_db, np.maximum(mean, floor), **style.line(), label=policy_label(policy), clip_on=False
+        )
     margin = 0.02 * (curves.snr_db[-1] - curves.snr_db[0]) or 1.0
     axes.set_xlim(curves.snr_db[0] - margin, curves.snr_db[-1] + margin)
     axes.set_xlabel("Average SNR (dB)")

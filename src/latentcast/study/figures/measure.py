@@ -1,4 +1,4 @@
-"""The numbers behind Fig. 2: the paper's distortion model against recorded trajectories and the real codec."""
+"""The numbers behind Fig. 2: the distortion model against recorded trajectories and the real codec."""
 
 from __future__ import annotations
 
@@ -107,14 +107,21 @@ class Validation:
     def rows(self) -> Iterator[dict[str, Any]]:
         """The numbers as the rows of a tidy table, predictions with neither error nor count."""
         steps = np.arange(len(self.predicted))
-        series = {"predicted D_diff": self.predicted, "simulated D_diff": self.simulated, "clean": self.clean}
+        series: dict[str, Array | Estimate] = {
+            "predicted D_diff": self.predicted,
+            "simulated D_diff": self.simulated,
+            "clean": self.clean,
+        }
         if self.inverse_psnr is not None:
             series["1/PSNR"] = self.inverse_psnr
         for quantity, values in series.items():
             for step in steps.tolist():
                 yield _row("2a", quantity, step, None, None, values, step)
         for pair in self.quantization:
-            of_pair = {"predicted D_quant": pair.predicted, "simulated D_quant": pair.simulated}
+            of_pair: dict[str, Array | Estimate] = {
+                "predicted D_quant": pair.predicted,
+                "simulated D_quant": pair.simulated,
+            }
             if pair.carried is not None:
                 of_pair["carried D_quant"] = pair.carried
             for quantity, values in of_pair.items():
@@ -253,14 +260,15 @@ def _row(
     values: Array | Estimate,
     index: int,
 ) -> dict[str, Any]:
-    measured = isinstance(values, Estimate)
+    measured = values if isinstance(values, Estimate) else None
+    mean = values if not isinstance(values, Estimate) else values.mean
     return {
         "figure": figure,
         "quantity": quantity,
         "step": step,
         "reference_step": reference_step,
         "bits": bits,
-        "mean": float(values.mean[index] if measured else values[index]),
-        "standard_error": float(values.standard_error[index]) if measured else None,
-        "count": values.count if measured else None,
+        "mean": float(mean[index]),
+        "standard_error": None if measured is None else float(measured.standard_error[index]),
+        "count": None if measured is None else measured.count,
     }

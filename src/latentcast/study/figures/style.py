@@ -47,7 +47,7 @@ _PNG_DPI = 300
 
 # STIX is cut like Times, comes with matplotlib, and so needs no font of the machine. Type 42 puts the font
 # into the PDF as outlines (Type 3 is refused by IEEE); SVG gets outlines, as browsers would substitute fonts.
-_RC: dict[str, Any] = {
+_RC: Any = {
     "font.family": "STIXGeneral",
     "mathtext.fontset": "stix",
     "font.size": 8.0,

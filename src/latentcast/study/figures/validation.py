@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -151,7 +152,7 @@ def plot_quantization(axes: Axes, validation: Validation) -> None:
     colours = [style.colour for style, _ in zip(STYLES * len(pairs), pairs, strict=False)] + [MUTED]
     for text, colour, height in zip(texts, colours, _spread(np.append(heights, 0.0), 0.065), strict=True):
         _beside(axes, float(height), text, colour)
-    mark = {"color": INK, "linestyle": "none", "marker": "o", "markeredgewidth": 0.7}
+    mark: dict[str, Any] = {"color": INK, "linestyle": "none", "marker": "o", "markeredgewidth": 0.7}
     axes.plot([], [], color=INK, linewidth=1.0, label="predicted")
     axes.plot([], [], **mark, markersize=_SMALL, label="simulated")
     if any(pair.carried is not None for pair in pairs):
