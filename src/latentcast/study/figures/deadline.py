@@ -81,7 +81,11 @@ def draw_curves(curves: Curves, folder: OutputFolder) -> dict[str, list[Path]]:
 
 
 def plot_latent_mse(axes: Axes, curves: Curves) -> None:
-    """Fig. 3a: latent MSE at the deadline, logarithmic; a mean of zero stands on the lower edge."""
+    """Fig. 3a: latent MSE at the deadline, logarithmic; a mean of zero stands on the lower edge.
+
+    The bands are intervals of the mean's logarithm, with its error by the delta method: a plain interval of a
+    mean that few episodes decide would reach below zero.
+    """
     means = curves.mean["latent_mse"]
     positive = means[means > _SMALLEST]
     floor = 10.0 ** np.floor(np.log10(positive.min())) if positive.size else _SMALLEST
@@ -104,21 +108,19 @@ def plot_metric(axes: Axes, curves: Curves, metric: str) -> None:
     axes.set_ylabel(f"{kind.label}, {kind.direction} is better")
 
 
-def _against_snr(axes: Axes, curves: Curves, column: str, floor: float = -np.inf) -> None:
+def _against_snr(axes: Axes, curves: Curves, column: str, floor: float | None = None) -> None:
+    """One line per policy; with `floor` for a logarithmic axis that begins there."""
     for policy, style in policy_styles(curves.policies).items():
-        mean, spread = curves.policy(column, policy)
-        spread = np.nan_to_num(spread)
-        axes.fill_between(
-            curves.snr_db,
-            np.maximum(mean - spread, floor),
-            np.maximum(mean + spread, floor),
-            color=style.colour,
-            alpha=0.2,
-            linewidth=0,
-        )
-        axes.plot(
-            curves.snr_db, np.maximum(mean, floor), **style.line(), label=policy_label(policy), clip_on=False
-        )
+        mean, half_width = curves.policy(column, policy)
+        half_width = np.nan_to_num(half_width)
+        if floor is None:
+            low, high = mean - half_width, mean + half_width
+        else:
+            mean = np.maximum(mean, floor)
+            ratio = np.exp(half_width / mean)
+            low, high = np.maximum(mean / ratio, floor), mean * ratio
+        axes.fill_between(curves.snr_db, low, high, color=style.colour, alpha=0.2, linewidth=0)
+        axes.plot(curves.snr_db, mean, **style.line(), label=policy_label(policy), clip_on=False)
     margin = 0.02 * (curves.snr_db[-1] - curves.snr_db[0]) or 1.0
     axes.set_xlim(curves.snr_db[0] - margin, curves.snr_db[-1] + margin)
     axes.set_xlabel("Average SNR (dB)")
