@@ -44,10 +44,15 @@ COLUMNS = (
     Column("transmissions", "int32", "", "transfers started"),
     Column("bits_sent", "float64", "bits", "bits of the transfers that arrived by the deadline"),
     Column("predicted_mse", "float64", "", "D_total that the distortion model gives for what is held"),
-    Column("judged_transfers", "int32", "", "transfers begun with the predicted latency left to the deadline"),
+    Column(
+        "judged_transfers", "int32", "", "transfers begun with the predicted latency left to the deadline"
+    ),
     Column("quantile_slots", "int32", "slots", "predicted latency quantile, summed over judged transfers"),
     Column(
-        "actual_slots", "int32", "slots", "slots really taken, summed over them, to T_d + 1 if still under way"
+        "actual_slots",
+        "int32",
+        "slots",
+        "slots really taken, summed over them, to T_d + 1 if still under way",
     ),
     Column("late_transfers", "int32", "", "judged transfers that took longer than the quantile"),
     Column("psnr_db", "float64", "dB", "PSNR of the picture at the deadline; NaN if not asked for"),
