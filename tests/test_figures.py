@@ -2,6 +2,7 @@
 
 import io
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,10 @@ def write_study(
             values |= {"snr_db": np.full(episodes, snr_db), "policy": np.full(episodes, policy)}
             values |= {"latent_mse": mse, "predicted_mse": mse * 0.9, "episode": np.arange(episodes)}
             values["first_slot"] = np.where(rng.random(episodes) < 0.2, 0, 9)
-            values |= {"judged_transfers": np.full(episodes, 5), "late_transfers": rng.integers(0, 2, episodes)}
+            values |= {
+                "judged_transfers": np.full(episodes, 5),
+                "late_transfers": rng.integers(0, 2, episodes),
+            }
             for name in PICTURE_COLUMNS:
                 values[name] = rng.random(episodes) if name in pictures else np.full(episodes, np.nan)
             blocks.append(values)
@@ -72,7 +76,7 @@ class Recorded:
         self.path = NoisePath.stable_diffusion(50)
         self._source = GaussianSource((4, 16, 16), self.path)
 
-    def trajectory(self, index: int, /) -> Trajectory:
+    def trajectory(self, index: int) -> Trajectory:
         return Trajectory.record(self._source, "a cube", seed=index)
 
 
@@ -149,7 +153,9 @@ def test_what_is_no_finished_study_says_so(tmp_path: Path) -> None:
 
 def test_the_papers_policies_stay_apart_in_grey() -> None:
     styles = list(style.policy_styles(POLICIES).values())
-    linear = [np.where(np.array(to_rgb(s.colour)) > 0.04, np.array(to_rgb(s.colour)) ** 2.2, 0) for s in styles]
+    linear = [
+        np.where(np.array(to_rgb(s.colour)) > 0.04, np.array(to_rgb(s.colour)) ** 2.2, 0) for s in styles
+    ]
     lightness = sorted(116 * (rgb @ [0.2126, 0.7152, 0.0722]) ** (1 / 3) - 16 for rgb in linear)
     assert np.diff(lightness).min() > 6.0
     assert lightness[-1] < 75.0  # and from the paper
@@ -191,7 +197,7 @@ def test_labels_beside_the_lines_neither_touch_nor_leave_the_page() -> None:
         figure.draw_without_rendering()
         boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
         assert len(boxes) == 4
-        assert all(low.y1 <= high.y0 + 1.0 for low, high in zip(boxes, boxes[1:], strict=False))
+        assert all(low.y1 <= high.y0 + 1.0 for low, high in pairwise(boxes))
         assert max(box.x1 for box in boxes) <= figure.bbox.x1
 
 
@@ -231,7 +237,9 @@ def test_prediction_holds_on_the_white_source(tmp_path: Path) -> None:
     # A mean of 6 x 1024 squares of Gaussians is known to sqrt(2 / 6144) = 2 %; at t = T noise is 2 from x_0.
     assert validation.simulated.mean[1:50] == pytest.approx(validation.predicted[1:50], rel=0.1)
     assert validation.simulated.mean[50] == pytest.approx(2.0, rel=0.1)
-    assert validation.clean.mean[10] == pytest.approx(GaussianSource((4, 16, 16), recorded.path).mmse[10], rel=0.1)
+    assert validation.clean.mean[10] == pytest.approx(
+        GaussianSource((4, 16, 16), recorded.path).mmse[10], rel=0.1
+    )
     assert validation.inverse_psnr is not None
     assert validation.inverse_psnr.count == 2
     for pair in validation.quantization:

@@ -67,6 +67,11 @@ class Curves:
         row = self.policies.index(policy)
         return self.mean[column][row], self.half_width[column][row]
 
+    def ratio(self, upper: str, lower: str) -> FloatArray:
+        """Mean of one column over that of another, (policies, SNRs); NaN where the lower one is 0."""
+        below = self.mean[lower]
+        return np.divide(self.mean[upper], below, out=np.full_like(below, np.nan), where=below > 0.0)
+
 
 def read_curves(study: Path, *, progress: Callable[[int, int], None] | None = None) -> Curves:
     """Reduce `episodes.parquet` of a finished study.

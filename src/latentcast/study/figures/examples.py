@@ -4,34 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from latentcast.delivery.deliver import deliver
 from latentcast.delivery.timeline import Decode, Timeline
-from latentcast.diffusion.source import Trajectory
 from latentcast.errors import ParameterError
 from latentcast.link.law import RateLaw
 from latentcast.policy.base import Policy
 from latentcast.scenario import Scenario
 from latentcast.study.episodes.channels import BLOCK_EPISODES, episode_rates
+from latentcast.study.episodes.latent_block import Trajectories
 
 __all__ = ["ExampleEpisode", "ExamplePicture", "make_examples", "spread_snrs"]
 
 Picture = npt.NDArray[np.uint8]
-
-
-class Trajectories(Protocol):
-    """Recorded trajectories; a `Recording` is one."""
-
-    @property
-    def num_items(self) -> int:
-        """Number of trajectories."""
-
-    def trajectory(self, index: int, /) -> Trajectory:
-        """One of them."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,21 +58,19 @@ class ExampleEpisode:
     shown: tuple[ExamplePicture, ...]
 
 
-def spread_snrs(snr_db: Sequence[float], count: int = 3) -> tuple[float, ...]:
-    """SNRs of a grid to show examples at: the first quarter, the middle and the third quarter.
+def spread_snrs(snrs_db: Sequence[float], count: int = 3) -> tuple[float, ...]:
+    """SNRs of a grid to show examples at: the lowest, and others as far apart, without the highest.
 
-    Low and high ends are left out: there nothing arrives, or everything.
+    At the highest SNR everything arrives, and all pictures are the same.
 
     Example:
-        >>> spread_snrs([0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30]), spread_snrs([0.0, 6.0])
-        ((6, 15, 24), (0.0, 6.0))
+        >>> spread_snrs([0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30]), spread_snrs([6.0, 0.0])
+        ((0, 9, 21), (0.0, 6.0))
     """
-    values = sorted(set(snr_db))
+    values = sorted(set(snrs_db))
     if len(values) <= count:
         return tuple(values)
-    return tuple(
-        values[round((index + 1) * (len(values) - 1) / (count + 1) - 0.25)] for index in range(count)
-    )
+    return tuple(values[round(index * (len(values) - 1) / count)] for index in range(count))
 
 
 def make_examples(

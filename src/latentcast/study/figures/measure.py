@@ -15,6 +15,7 @@ from latentcast.diffusion.path import NoisePath
 from latentcast.diffusion.source import FloatArray, Trajectory
 from latentcast.errors import ParameterError
 from latentcast.policy.distortion import diffusion_distortion, quantization_distortion
+from latentcast.study.episodes.latent_block import Trajectories
 
 __all__ = ["Estimate", "Quantization", "Recorded", "Validation", "default_pairs", "measure_validation"]
 
@@ -26,19 +27,12 @@ Progress = Callable[[int, int], None]
 _PAIRS_OF_50 = ((40, 20), (50, 25), (10, 0), (5, 0))
 
 
-class Recorded(Protocol):
-    """Recorded trajectories; a `Recording` is one."""
-
-    @property
-    def num_items(self) -> int:
-        """Number of trajectories."""
+class Recorded(Trajectories, Protocol):
+    """Recorded trajectories of one noise path; a `Recording` is one."""
 
     @property
     def path(self) -> NoisePath:
-        """Their noise path."""
-
-    def trajectory(self, index: int, /) -> Trajectory:
-        """One of them."""
+        """The path."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -121,7 +122,7 @@ def _figure(path: Path) -> str:
     except OSError as error:
         raise ParameterError(f"cannot read figure {path}: {error.strerror}; draw it first") from error
     name, _, metric = path.stem.partition("-")
-    caption = _CAPTIONS.get(name, path.stem) + (f" ({METRICS[metric].label})" if metric in METRICS else "")
+    caption = _CAPTIONS.get(name, path.stem) + (f" In {METRICS[metric].label}." if metric in METRICS else "")
     # The caption says what the figure shows; as alternative text too it would be read twice.
     return (
         f'<figure><img src="{source}" alt="{escape(path.stem)}">'
@@ -159,59 +160,60 @@ def _example(example: ExampleEpisode) -> str:
 
 
 def _tables(curves: Curves) -> Iterator[str]:
-    def measured(column: str, caption: str, style: str, factor: float = 1.0) -> str:
-        return _table(
-            curves, caption, factor * curves.mean[column], factor * curves.half_width[column], style
-        )
+    def measured(column: str, caption: str, factor: float = 1.0) -> str:
+        return _table(curves, caption, factor * curves.mean[column], factor * curves.half_width[column])
 
-    yield measured("latent_mse", "Latent MSE at the deadline, with 95 % confidence half width", ".3g")
+    yield "<p>Means over the episodes; ± is the half width of a 95 % confidence interval.</p>\n"
+    yield measured("latent_mse", "Latent MSE at the deadline")
     for name in METRIC_ORDER:
         kind = METRICS[name]
         if kind.column in curves.metrics:
-            yield measured(kind.column, f"{kind.label} at the deadline; {kind.direction} is better", ".3g")
-    yield measured("shown", "Episodes whose device had anything to show, in %", ".3g", 100.0)
+            yield measured(kind.column, f"{kind.label} at the deadline; {kind.direction} is better")
+    yield measured("shown", "Episodes whose device had anything to show, in %", 100.0)
     if "first_slot" in curves.mean:
-        yield measured("first_slot", "Slot of the first picture, among those episodes", ".3g")
-    yield measured("bits_sent", "Refinements delivered by the deadline, in kbit", ".3g", 1e-3)
-    yield _table(curves, "Measured over predicted latent MSE", *_ratio(curves, "latent_mse", "predicted_mse"))
-    yield _table(
-        curves,
-        "Slots taken over predicted latency quantile",
-        *_ratio(curves, "actual_slots", "quantile_slots"),
-    )
-    yield _table(
-        curves,
-        "Transfers that took longer than the quantile, in %",
-        *_ratio(curves, "late_transfers", "judged_transfers", 100.0),
-    )
+        yield measured("first_slot", "Slot of the first picture, among those episodes")
+    yield measured("bits_sent", "Refinements delivered by the deadline, in kbit", 1e-3)
+    for caption, upper, lower, factor in (
+        ("Measured over predicted latent MSE", "latent_mse", "predicted_mse", 1.0),
+        ("Slots taken over predicted latency quantile", "actual_slots", "quantile_slots", 1.0),
+        ("Transfers that took longer than the quantile, in %", "late_transfers", "judged_transfers", 100.0),
+    ):
+        yield _table(curves, caption, factor * curves.ratio(upper, lower), None)
 
 
-def _ratio(curves: Curves, upper: str, lower: str, factor: float = 1.0) -> tuple[FloatArray, None]:
-    below = curves.mean[lower]
-    return factor * np.divide(
-        curves.mean[upper], below, out=np.full_like(below, np.nan), where=below > 0
-    ), None
-
-
-def _table(
-    curves: Curves, caption: str, mean: FloatArray, half_width: FloatArray | None, style: str = ".2f"
-) -> str:
+def _table(curves: Curves, caption: str, mean: FloatArray, half_width: FloatArray | None) -> str:
     heads = "".join(f'<th scope="col">{escape(policy_label(policy))}</th>' for policy in curves.policies)
     rows = []
     for column, snr_db in enumerate(curves.snr_db):
-        cells = []
-        for row in range(len(curves.policies)):
-            value = mean[row, column]
-            text = "–" if np.isnan(value) else f"{value:{style}}"
-            if half_width is not None and not np.isnan(half_width[row, column]):
-                text += f" ± {half_width[row, column]:.1g}"
-            cells.append(f"<td>{text}</td>")
-        rows.append(f'<tr><th scope="row">{snr_db:g}</th>{"".join(cells)}</tr>')
+        cells = "".join(
+            f"<td>{_number(mean[row, column], None if half_width is None else half_width[row, column])}</td>"
+            for row in range(len(curves.policies))
+        )
+        rows.append(f'<tr><th scope="row">{snr_db:g}</th>{cells}</tr>')
     return _scrolling(
         f"<table><caption>{escape(caption)}</caption>"
         f'<thead><tr><th scope="col">SNR (dB)</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>',
         caption,
     )
+
+
+def _number(mean: float, half_width: float | None) -> str:
+    """A mean with its interval, rounded to two digits of that; three digits where there is none.
+
+    Example:
+        >>> [_number(0.11512, 0.0049), _number(0.000227, 0.000043), _number(100.0, 0.0), _number(0.5, None)]
+        ['0.1151 ± 0.0049', '(2.27 ± 0.43)e-4', '100', '0.5']
+    """
+    if np.isnan(mean):
+        return "–"
+    # A spread at the scale of rounding is none.
+    if half_width is None or not half_width > 1e-9 * abs(mean):
+        return f"{mean:.3g}"
+    exponent = 0 if mean == 0.0 or 1e-3 <= abs(mean) < 1e6 else math.floor(math.log10(abs(mean)))
+    value, spread = mean / 10.0**exponent, half_width / 10.0**exponent
+    digits = max(0, 1 - math.floor(math.log10(spread)))
+    text = f"{value:.{digits}f} ± {spread:.{digits}f}"
+    return f"({text})e{exponent}" if exponent else text
 
 
 def _provenance(provenance: dict[str, Any]) -> str:
