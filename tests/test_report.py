@@ -9,20 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-pytest.importorskip("pyarrow")
-pytest.importorskip("matplotlib")
-
-from test_figures import Recorded, decode, write_study  # noqa: E402
-
-from latentcast.delivery.deliver import deliver  # noqa: E402
-from latentcast.errors import ParameterError  # noqa: E402
-from latentcast.link.law import RateLaw  # noqa: E402
-from latentcast.policy.base import Policy  # noqa: E402
-from latentcast.policy.catalog import make_policy  # noqa: E402
-from latentcast.scenario import Scenario  # noqa: E402
-from latentcast.study.episodes.channels import episode_rates  # noqa: E402
-from latentcast.study.figures.examples import make_examples  # noqa: E402
-from latentcast.study.figures.report import write_report  # noqa: E402
+from finished_study import Recorded, decode, write_study
+from latentcast.delivery.deliver import deliver
+from latentcast.errors import ParameterError
+from latentcast.link.law import RateLaw
+from latentcast.policy.base import Policy
+from latentcast.policy.catalog import make_policy
+from latentcast.scenario import Scenario
+from latentcast.study.episodes.channels import episode_rates
+from latentcast.study.figures.examples import make_examples
+from latentcast.study.figures.report import write_report
 
 VOID = {"meta", "img", "br", "link", "input"}
 

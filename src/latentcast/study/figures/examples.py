@@ -141,4 +141,5 @@ def make_examples(
 def _rates(scenario: Scenario, seed: int, episode: int) -> npt.NDArray[np.float64]:
     block, row = divmod(episode, BLOCK_EPISODES)
     law = RateLaw.prepare(scenario.link)
-    return episode_rates(law, scenario.deadline_slots, seed=seed, block=block, count=row + 1)[row]
+    rates = episode_rates(law, scenario.deadline_slots, seed=seed, block=block, count=row + 1)
+    return np.asarray(rates[row])
