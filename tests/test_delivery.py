@@ -465,6 +465,8 @@ def test_timeline_is_json_with_the_stated_fields(trajectory: Trajectory) -> None
         "reference_step",
         "bits_per_dimension",
         "bytes",
+        "link_bits",
+        "expected_mse",
         "arrived_slot",
     ]
     assert list(record["slots"][0]) == ["slot", "held_step", "latent_mse"]

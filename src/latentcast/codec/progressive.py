@@ -32,12 +32,23 @@ from latentcast.codec.range_coder import DAMAGED, HEADER_MISSING, decode_symbols
 from latentcast.codec.trellis import OFFSET_UNIT, search
 from latentcast.errors import PacketError, ParameterError
 
-__all__ = ["MIN_CLASS", "Refined", "apply_packet", "group_size", "make_packet", "step_size"]
+__all__ = [
+    "FINAL_MIN_CLASS",
+    "MIN_CLASS",
+    "Refined",
+    "apply_packet",
+    "group_size",
+    "make_packet",
+    "step_size",
+]
 
 FloatArray: TypeAlias = NDArray[np.float32]
 
 MIN_CLASS = 4
 """Least scale class that is worth refining: about 0.9 bits per number; below, bits buy too little."""
+
+FINAL_MIN_CLASS = 3
+"""The same for x_0 itself, which later packets will not change."""
 
 MIN_PACKET_BYTES = 4
 
@@ -69,16 +80,13 @@ class Refined:
 
 
 def group_size(latent_size: int) -> int:
-    """Coefficients in a group: as many as make about 128 groups, 16 to 128, a power of two.
+    """Coefficients in a group: small ones follow the statistics, large ones cost less to describe.
 
     Example:
-        >>> group_size(16384), group_size(1024), group_size(5)
-        (128, 16, 16)
+        >>> group_size(16384), group_size(1024)
+        (128, 64)
     """
-    size = 16
-    while size < 128 and size * 128 < latent_size:
-        size *= 2
-    return size
+    return 64 if latent_size < 8192 else 128
 
 
 def step_size(index: int) -> np.float32:

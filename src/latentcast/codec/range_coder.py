@@ -1,4 +1,4 @@
-"""The compiled range coder and the layout of a packet's symbols.
+r"""The compiled range coder and the layout of a packet's symbols.
 
 A byte-wise range coder (Martin 1979, with the carry handling that LZMA made known). Its special property is
 on the decoding side: after the last byte that arrived, nothing is known about the code value but an interval,
@@ -12,14 +12,12 @@ Numbers lie in scan order in groups of `group_size`, seen as a ring from `start`
 | --- | --- |
 | step index (10 bits), shape (1 bit), start (as many bits as M - 1 has) | plainly |
 | per group, but the first: is it refined? | adaptive bit, given whether the one before was |
-| its scale class | plainly (7 bits) the first time, then adaptively, as the change from the last refined group |
-| its numbers: min(\\|k\\| >> shift, escape) | tables by class and trellis quantiser |
+| its scale class | plainly (7 bits) the first time, then adaptively: the change from the group before |
+| its numbers: min(\|k\| >> shift, escape) | tables by class and trellis quantiser |
 | escape: Elias gamma of the excess; low bits; sign | plainly |
 
 The first group begins at `start` and may be the rest of one that an earlier packet left unfinished.
 """
-
-from typing import Any
 
 import numba
 import numpy as np
@@ -51,8 +49,8 @@ CHANGE_GAIN = 24
 CHANGE_LIMIT = 3800
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
-def _put_byte(coder: Any, out: Any) -> None:
+@numba.njit(cache=True)
+def _put_byte(coder, out):
     low = coder[LOW]
     if low < 0xFF000000 or low > 0xFFFFFFFF:
         carry = low >> 32
@@ -72,8 +70,8 @@ def _put_byte(coder: Any, out: Any) -> None:
     coder[LOW] = (low & 0x00FFFFFF) << 8
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
-def _encode(coder: Any, out: Any, start: Any, frequency: Any, unit: Any) -> None:
+@numba.njit(cache=True)
+def _encode(coder, out, start, frequency, unit):
     coder[LOW] += unit * start
     coder[RANGE] = unit * frequency
     while coder[RANGE] < 1 << 24:
@@ -81,16 +79,16 @@ def _encode(coder: Any, out: Any, start: Any, frequency: Any, unit: Any) -> None
         _put_byte(coder, out)
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
-def _encode_plain(coder: Any, out: Any, value: Any, bits: Any) -> None:
+@numba.njit(cache=True)
+def _encode_plain(coder, out, value, bits):
     while bits > 0:
         part = min(bits, 12)
         bits -= part
         _encode(coder, out, (value >> bits) & ((1 << part) - 1), 1, coder[RANGE] >> part)
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
-def _adapt(counts: Any, symbol: Any, total: Any) -> Any:
+@numba.njit(cache=True)
+def _adapt(counts, symbol, total):
     counts[symbol] += CHANGE_GAIN
     total += CHANGE_GAIN
     if total > CHANGE_LIMIT:
@@ -101,25 +99,25 @@ def _adapt(counts: Any, symbol: Any, total: Any) -> Any:
     return total
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
-def _adapt_flag(chance: Any, before: Any, flag: Any) -> None:
+@numba.njit(cache=True)
+def _adapt_flag(chance, before, flag):
     if flag:
         chance[before] += ((1 << FLAG_BITS) - FLAG_FLOOR - chance[before]) >> FLAG_RATE
     else:
         chance[before] -= (chance[before] - FLAG_FLOOR) >> FLAG_RATE
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def encode_symbols(
-    header: Any,
-    header_bits: Any,
-    edges: Any,
-    classes: Any,
-    k: Any,
-    cumulative: Any,
-    per_octave: Any,
-    out: Any,
-) -> Any:
+    header,
+    header_bits,
+    edges,
+    classes,
+    k,
+    cumulative,
+    per_octave,
+    out,
+):
     """Write symbols until the output is full; returns the bytes written, at most out.size.
 
     Args:
@@ -209,8 +207,8 @@ def encode_symbols(
     return min(coder[LENGTH], out.size)
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
-def _take_bytes(coder: Any, data: Any) -> None:
+@numba.njit(cache=True)
+def _take_bytes(coder, data):
     while coder[WIDTH] < 1 << 24:
         coder[WIDTH] <<= 8
         coder[CODE] <<= 8
@@ -222,27 +220,27 @@ def _take_bytes(coder: Any, data: Any) -> None:
         coder[NEXT] += 1
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
-def _first(coder: Any, unit: Any, total: Any) -> Any:
+@numba.njit(cache=True)
+def _first(coder, unit, total):
     """The slot of the code value, if every missing byte were 0."""
     return min(coder[CODE] // unit, total - 1)
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
-def _last(coder: Any, unit: Any, total: Any) -> Any:
+@numba.njit(cache=True)
+def _last(coder, unit, total):
     """The slot of the code value, if every missing byte were 255."""
     return min(min(coder[CODE] + coder[UNKNOWN], coder[WIDTH] - 1) // unit, total - 1)
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
-def _accept(coder: Any, data: Any, start: Any, frequency: Any, unit: Any) -> None:
+@numba.njit(cache=True)
+def _accept(coder, data, start, frequency, unit):
     coder[CODE] -= unit * start
     coder[WIDTH] = unit * frequency
     _take_bytes(coder, data)
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
-def _decode_plain(coder: Any, data: Any, bits: Any) -> Any:
+@numba.njit(cache=True)
+def _decode_plain(coder, data, bits):
     """The value, or -1 where the bytes do not determine it."""
     value = 0
     while bits > 0:
@@ -257,18 +255,18 @@ def _decode_plain(coder: Any, data: Any, bits: Any) -> Any:
     return value
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def decode_symbols(
-    data: Any,
-    header_bits: Any,
-    held: Any,
-    group_size: Any,
-    max_class: Any,
-    tables: Any,
-    offsets: Any,
-    per_octave: Any,
-    step_sizes: Any,
-) -> Any:
+    data,
+    header_bits,
+    held,
+    group_size,
+    max_class,
+    tables,
+    offsets,
+    per_octave,
+    step_sizes,
+):
     """Read every symbol that the bytes determine, and refine what is held by it.
 
     Each refined number gets float32(point) * step added, both in float32, where point is the reconstruction

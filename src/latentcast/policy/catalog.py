@@ -1,15 +1,32 @@
 """Policies by name, as the command line and result files call them."""
 
+from latentcast.codec.calibration import Calibration
 from latentcast.errors import ParameterError
 from latentcast.policy.base import Policy
 from latentcast.policy.baselines import FinalOnlyPolicy, PersistentPolicy
 from latentcast.policy.lookahead import LookaheadPolicy
+from latentcast.policy.progressive import ProgressivePolicy
 from latentcast.scenario import Scenario
 
-__all__ = ["POLICY_NAMES", "make_policy", "policy_names"]
+__all__ = ["CODEC_NAMES", "PAPER_POLICY_NAMES", "POLICY_NAMES", "codec_of", "make_policy", "policy_names"]
 
-POLICY_NAMES = ("lookahead", "persistent-3", "persistent-4", "persistent-8", "final-only")
+PAPER_POLICY_NAMES = ("lookahead", "persistent-3", "persistent-4", "persistent-8", "final-only")
 """The policies of the paper's Fig. 3, in the order of its legend."""
+
+POLICY_NAMES = ("progressive", *PAPER_POLICY_NAMES)
+"""What a comparison shows: ours first, then the paper's."""
+
+CODEC_NAMES = ("progressive", "paper")
+
+
+def codec_of(policy: str) -> str:
+    """The codec that a policy plans for.
+
+    Example:
+        >>> codec_of("progressive"), codec_of("lookahead")
+        ('progressive', 'paper')
+    """
+    return "progressive" if policy == "progressive" else "paper"
 
 
 def policy_names(scenario: Scenario) -> tuple[str, ...]:
@@ -17,17 +34,21 @@ def policy_names(scenario: Scenario) -> tuple[str, ...]:
 
     Example:
         >>> policy_names(Scenario.paper(snr_db=0.0, bit_levels=(2, 16)))
-        ('lookahead', 'persistent-2', 'persistent-16', 'final-only')
+        ('progressive', 'lookahead', 'persistent-2', 'persistent-16', 'final-only')
     """
-    return ("lookahead", *(f"persistent-{bits}" for bits in scenario.bit_levels), "final-only")
+    return ("progressive", "lookahead", *(f"persistent-{bits}" for bits in scenario.bit_levels), "final-only")
 
 
-def make_policy(name: str, scenario: Scenario) -> Policy:
+def make_policy(
+    name: str, scenario: Scenario, calibration: Calibration | None = None
+) -> Policy | ProgressivePolicy:
     """The policy of a name.
 
     Args:
-        name: "lookahead", "final-only", or "persistent-B" with B one of the scenario's bit levels.
+        name: "progressive", "lookahead", "final-only", or "persistent-B" with B one of the scenario's bit
+            levels.
         scenario: the setting that the policy decides in.
+        calibration: of the model, for "progressive"; None for white Gaussian latents.
 
     Raises:
         ParameterError: if the scenario has no policy of this name.
@@ -38,11 +59,13 @@ def make_policy(name: str, scenario: Scenario) -> Policy:
         >>> make_policy("greedy", Scenario.paper(snr_db=0.0, bit_levels=(3,)))
         Traceback (most recent call last):
         ...
-        latentcast.errors.ParameterError: unknown policy 'greedy'; choose lookahead, persistent-3, final-only
+        latentcast.errors.ParameterError: unknown policy 'greedy'; choose progressive, lookahead, ...
     """
     names = policy_names(scenario)
     if name not in names:
         raise ParameterError(f"unknown policy {name!r}; choose {', '.join(names)}")
+    if name == "progressive":
+        return ProgressivePolicy(scenario, calibration)
     if name == "lookahead":
         return LookaheadPolicy(scenario)
     if name == "final-only":
