@@ -102,6 +102,47 @@ def compare(
     commands.run_compare(request, as_json=as_json)
 
 
+@app.command()
+def record(
+    prompts: Annotated[
+        str,
+        typer.Option(
+            help="A .txt file with one prompt per line, a .csv or .parquet file with a column prompt, or "
+            "held-out for the embedded model's own 500.",
+            show_default=False,
+        ),
+    ],
+    model: Model = "scenes",
+    out: Annotated[
+        Path, typer.Option(help="Folder of the recording; an unfinished one is gone on with.")
+    ] = Path("runs/recording"),
+    count: Annotated[int | None, typer.Option(help="Take so many prompts from the beginning.")] = None,
+    keep_nsfw: Annotated[
+        bool, typer.Option("--keep-nsfw", help="Keep prompts that a table's NSFW scores rule out.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Root seed of the items' noise and sampler.")] = 0,
+    steps: Steps = 50,
+    batch_size: Annotated[int, typer.Option(help="Prompts denoised at once.")] = 8,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Record the denoising of many prompts: every latent and clean estimate; the same command resumes it."""
+    from latentcast import commands
+
+    commands.run_record(
+        prompts,
+        model,
+        out,
+        count=count,
+        keep_nsfw=keep_nsfw,
+        seed=seed,
+        num_steps=steps,
+        batch_size=batch_size,
+        device=device,
+        as_json=as_json,
+    )
+
+
 @model_app.command()
 def info(
     model: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from latentcast.study.output import OutputFolder
 from latentcast.study.sheet.comparison import compare
 from latentcast.study.sheet.filmstrip import comparison_sheet, filmstrip
 
-__all__ = ["Request", "run_compare", "run_deliver", "run_model_info", "run_model_train"]
+__all__ = ["Request", "run_compare", "run_deliver", "run_model_info", "run_model_train", "run_record"]
 
 MAX_PROMPT_CHARACTERS = 2000
 
@@ -174,6 +175,61 @@ def run_model_train(name: str, out: Path, *, device: str, as_json: bool) -> None
         console.print_json({"model": str(out), **asdict(findings)})
     else:
         console.print_card(out / "README.md")
+
+
+def run_record(
+    source: str,
+    model: str,
+    out: Path,
+    *,
+    count: int | None,
+    keep_nsfw: bool,
+    seed: int,
+    num_steps: int,
+    batch_size: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Record the trajectories of many prompts, or go on with a recording.
+
+    Raises:
+        LatentcastError: If anything is wrong; what is recorded stays.
+        KeyboardInterrupt: As it came, after a note on what is recorded.
+    """
+    try:
+        from latentcast.study.recording.prompts import read_prompts
+        from latentcast.study.recording.record import record
+    except ImportError as error:
+        raise ParameterError(
+            f"recording needs the package {error.name}; install it with: pip install 'latentcast[study]'"
+        ) from error
+    seed_stream(seed, "noise")
+    find_model(model)
+    prompts = read_prompts(source, count=count, keep_nsfw=keep_nsfw)
+    OutputFolder(out)
+    with console.RecordProgress.show(model) as progress:
+        loaded = load_pipeline(model, device, num_steps=num_steps)
+        began = time.perf_counter()
+        try:
+            recording = record(loaded, prompts, out, seed=seed, batch_size=batch_size, progress=progress)
+        except KeyboardInterrupt:
+            console.print_note(
+                f"{progress.new_items} new items are recorded in {out}; the same command goes on from there."
+            )
+            raise
+        seconds = time.perf_counter() - began
+    summary = {
+        "folder": str(recording.folder),
+        "model": recording.model,
+        "items": recording.num_items,
+        "new_items": progress.new_items,
+        "seconds": seconds,
+        "denoiser_seconds": progress.denoiser_seconds,
+    }
+    if as_json:
+        console.print_json(summary)
+    else:
+        console.print_recording(summary)
 
 
 def _check_prompt(prompt: str) -> None:

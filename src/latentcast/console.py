@@ -10,14 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 if TYPE_CHECKING:
     from latentcast.delivery.timeline import Timeline
+    from latentcast.study.recording.record import RecordingProgress
     from latentcast.study.sheet.comparison import Comparison
 
 __all__ = [
+    "RecordProgress",
     "StageProgress",
     "StepProgress",
     "print_card",
@@ -26,11 +37,15 @@ __all__ = [
     "print_json",
     "print_model",
     "print_note",
+    "print_recording",
 ]
 
 
 # A narrower window breaks the lines itself; a table squeezed into it would lose its numbers.
 MIN_WIDTH = 80
+
+# Ends of a bar that shows a share.
+_MILLION = 1_000_000
 
 
 class StageProgress:
@@ -75,6 +90,37 @@ class StepProgress:
         self._progress.update(
             self._task, description="denoising", total=self._num_steps, completed=self._num_steps - index
         )
+
+
+class RecordProgress:
+    """A progress bar on stderr with the time left, for a recording."""
+
+    def __init__(self, progress: Progress, model: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task(f"loading {model}", total=None, items="")
+        self._items_before: int | None = None
+        self.new_items = 0
+        self.denoiser_seconds = 0.0
+
+    @classmethod
+    @contextmanager
+    def show(cls, model: str) -> Iterator[RecordProgress]:
+        """Show the bar while the block runs."""
+        columns = (TextColumn("{task.fields[items]}"), TimeRemainingColumn(), TextColumn("left"))
+        with _progress(*columns, transient=True) as progress:
+            yield cls(progress, model)
+
+    def __call__(self, state: RecordingProgress) -> None:
+        """Note how far the recording is."""
+        items, done = f"{state.num_items}/{state.num_planned}", round(state.share * _MILLION)
+        if self._items_before is None:
+            self._items_before = state.num_items
+            self._progress.remove_task(self._task)
+            # As a new task: what earlier runs recorded says nothing about how fast this one is.
+            self._task = self._progress.add_task("recording", total=_MILLION, completed=done, items=items)
+        self.new_items = state.num_items - self._items_before
+        self.denoiser_seconds = state.denoiser_seconds
+        self._progress.update(self._task, completed=done, items=items)
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -191,16 +237,36 @@ def print_card(path: Path) -> None:
     _print_files(console, [path])
 
 
+def print_recording(summary: dict[str, Any]) -> None:
+    """How much was recorded, and where."""
+    console = _console()
+    sentence = f"{summary['items']} items of {summary['model']}, {summary['new_items']} of them new"
+    if summary["new_items"]:
+        share = summary["denoiser_seconds"] / summary["seconds"]
+        sentence += f", in {summary['seconds']:.1f} s, {share:.0%} of that in the denoiser"
+    console.print(f"{sentence}.", soft_wrap=not console.is_terminal)
+    _print_files(console, [Path(summary["folder"])])
+
+
 def _print_files(console: Console, files: Sequence[Path]) -> None:
     for path in files:
         console.print(str(path), soft_wrap=True)
 
 
-def _progress(*, transient: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+def _progress(*figures: ProgressColumn, transient: bool) -> Progress:
+    figures = figures or (MofNCompleteColumn(), TimeElapsedColumn())
     console = _console(stderr=True)
-    # A log file gets no bars, only what is said in words.
-    return Progress(*columns, console=console, transient=transient, disable=not console.is_terminal)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *figures,
+        console=console,
+        transient=transient,
+        # A log file gets no bars, only what is said in words.
+        disable=not console.is_terminal,
+        # A step of a large model may take longer than the default half minute.
+        speed_estimate_period=600.0,
+    )
 
 
 def _table(*headings: str) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from latentcast.diffusion.scenes.arrangement import arrange, draw_object_count
 from latentcast.diffusion.scenes.render import IMAGE_SIZE, render, visible_shares
-from latentcast.diffusion.scenes.scene import COLOURS, FLOORS, SHAPES, SKIES, Camera, Scene, SceneObject
+from latentcast.diffusion.scenes.scene import Scene
 
 __all__ = ["draw_scenes", "mirrored", "render_pictures", "sample_scene"]
 
@@ -30,44 +30,11 @@ def sample_scene(rng: np.random.Generator, *, num_objects: int | None = None) ->
     Returns:
         The scene. Two objects of one scene never share both shape and colour.
     """
-    count = int(rng.choice([1, 2, 3], p=[0.40, 0.38, 0.22])) if num_objects is None else num_objects
+    count = draw_object_count(rng) if num_objects is None else num_objects
     while True:
-        scene = _draw(rng, count)
+        scene = arrange(rng, count)
         if scene is not None and min(visible_shares(scene)) >= 0.6:
             return scene
-
-
-def _draw(rng: np.random.Generator, count: int) -> Scene | None:
-    looks: list[tuple[str, str]] = []
-    while len(looks) < count:
-        look = (SHAPES[rng.integers(len(SHAPES))], list(COLOURS)[rng.integers(len(COLOURS))])
-        if look not in looks:
-            looks.append(look)
-    spread = (0.55, 1.15, 1.5)[count - 1]
-    objects: list[SceneObject] = []
-    for shape, colour in looks:
-        radius = rng.uniform(*((0.62, 0.85), (0.48, 0.66), (0.42, 0.56))[count - 1])
-        if shape == "cube":
-            radius *= 0.84  # a cube's diagonal makes it look larger than a sphere of the same width
-        x = rng.uniform(-spread, spread)
-        z = rng.uniform(-0.9, 1.3) if count > 1 else rng.uniform(-0.5, 0.6)
-        # Turned by 18 to 72 degrees from square-on, so that two differently lit faces show.
-        yaw = math.radians(rng.uniform(18.0, 72.0))
-        reach = radius * (1.42 if shape == "cube" else 1.0)
-        for other in objects:
-            other_reach = other.radius * (1.42 if other.shape == "cube" else 1.0)
-            if math.hypot(x - other.x, z - other.z) < reach + other_reach + 0.05:
-                return None
-        objects.append(SceneObject(shape=shape, colour=colour, x=x, z=z, radius=radius, yaw_rad=yaw))
-    return Scene(
-        objects=tuple(objects),
-        floor=FLOORS[rng.integers(len(FLOORS))],
-        sky=SKIES[rng.integers(len(SKIES))],
-        camera=Camera(height=rng.uniform(1.7, 2.3)),
-        light_azimuth_rad=float(rng.choice([-1.0, 1.0]) * rng.uniform(0.5, 1.2)),
-        light_elevation_rad=rng.uniform(0.75, 1.05),
-        floor_yaw_rad=rng.uniform(-0.5, 0.5),
-    )
 
 
 def draw_scenes(num_scenes: int, seed: int) -> list[Scene]:

@@ -1,0 +1,1 @@
+"""Recorded trajectories: the prompts, the store, and the run that fills it."""
