@@ -11,7 +11,7 @@ from PIL import Image
 
 from latentcast import console
 from latentcast.delivery.deliver import deliver
-from latentcast.diffusion.loading import EMBEDDED, find_model
+from latentcast.diffusion.loading import EMBEDDED, find_model, quiet
 from latentcast.diffusion.pipeline import DiffusersModel, load_pipeline, read_prompt
 from latentcast.diffusion.source import Step, Trajectory, seed_stream
 from latentcast.errors import ModelError, ParameterError
@@ -211,7 +211,8 @@ def run_record(
         loaded = load_pipeline(model, device, num_steps=num_steps)
         began = time.perf_counter()
         try:
-            recording = record(loaded, prompts, out, seed=seed, batch_size=batch_size, progress=progress)
+            with quiet():  # text encoders would write two lines for each prompt that they cut short
+                recording = record(loaded, prompts, out, seed=seed, batch_size=batch_size, progress=progress)
         except KeyboardInterrupt:
             console.print_note(
                 f"{progress.new_items} new items are recorded in {out}; the same command goes on from there."

@@ -45,6 +45,8 @@ def pulled(produce: Callable[[Callable[[Item], None]], None], *, name: str) -> I
             raise _StoppedError
 
     def run() -> None:
+        if stopped.is_set():  # by an interrupt before this thread came to run
+            return
         try:
             produce(push)
             messages.put(None)
@@ -54,8 +56,8 @@ def pulled(produce: Callable[[Callable[[Item], None]], None], *, name: str) -> I
             messages.put(error)
 
     thread = threading.Thread(target=run, name=name, daemon=True)
-    thread.start()
     try:
+        thread.start()  # inside: an interrupt may come while it waits for the thread
         while (message := messages.get()) is not None:
             if isinstance(message, BaseException):
                 raise message
