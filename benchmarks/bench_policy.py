@@ -2,13 +2,10 @@
 
 from functools import partial
 
-import numpy as np
-
 from latentcast.policy.base import Observation
 from latentcast.policy.distortion import total_distortion
 from latentcast.policy.lookahead import LookaheadPolicy
 from latentcast.scenario import Scenario
-from latentcast.study.model_level import model_level
 from timing import best_seconds, report
 
 
@@ -43,11 +40,6 @@ def main() -> None:
     report("decision from the table", decided, reference, searched)
     compiled = best_seconds(lambda: LookaheadPolicy(scenario).decide(observation), calls=5)
     report("first decision, with its table", compiled, reference, searched)
-    simulated = best_seconds(partial(model_level, scenario, policy, 1500, 0), calls=1, repeats=3)
-    drawn = best_seconds(
-        lambda: scenario.link.sample(1500, scenario.deadline_slots, rng=np.random.default_rng(0)), calls=1
-    )
-    report("model level, 1500 episodes", simulated, "drawing their rates", drawn)
 
 
 if __name__ == "__main__":
