@@ -42,7 +42,11 @@ _SMALLEST = 1e-8
 
 
 def draw_deadline(
-    study: str | Path, out: str | Path | None = None, *, progress: Callable[[int, int], None] | None = None
+    study: str | Path,
+    out: str | Path | None = None,
+    *,
+    quantile: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, list[Path]]:
     """Draw a finished study: `fig3a`, `fig3b` and `calibration` as SVG, PDF and PNG.
 
@@ -51,6 +55,7 @@ def draw_deadline(
     Args:
         study: Folder of a finished study.
         out: Folder for the figures; None for the study's own.
+        quantile: q of the study's latency quantile, to mark in the calibration; None marks nothing.
         progress: Called with rows read and rows in all.
 
     Returns:
@@ -61,10 +66,10 @@ def draw_deadline(
         OutputError: If the figures cannot be written.
     """
     curves = read_curves(Path(study), progress=progress)
-    return draw_curves(curves, OutputFolder(study if out is None else out))
+    return draw_curves(curves, OutputFolder(study if out is None else out), quantile)
 
 
-def draw_curves(curves: Curves, folder: OutputFolder) -> dict[str, list[Path]]:
+def draw_curves(curves: Curves, folder: OutputFolder, quantile: float | None = None) -> dict[str, list[Path]]:
     """The figures of `draw_deadline` from curves that have been read."""
     files = {}
     with figure_style():
@@ -79,7 +84,7 @@ def draw_curves(curves: Curves, folder: OutputFolder) -> dict[str, list[Path]]:
             files[name] = save_figure(figure, folder, name)
         figure, (left, right) = new_figure(2.1, columns=2)
         plot_distortion_calibration(left, curves)
-        plot_latency_calibration(right, curves)
+        plot_latency_calibration(right, curves, quantile)
         handles, labels = left.get_legend_handles_labels()
         figure.legend(
             handles, labels, loc="outside upper center", ncols=3, handlelength=2.0, columnspacing=1.0
@@ -154,14 +159,20 @@ def plot_distortion_calibration(axes: Axes, curves: Curves) -> None:
             label=policy_label(policy),
         )
     axes.set(xlim=(low, high), ylim=(low, high), xlabel="Predicted MSE", ylabel="Measured MSE")
-    axes.set_aspect("equal")
 
 
-def plot_latency_calibration(axes: Axes, curves: Curves) -> None:
+def plot_latency_calibration(axes: Axes, curves: Curves, quantile: float | None = None) -> None:
     """Share of transfers that took longer than the predicted latency quantile; 1 - q would be exact."""
     share = 100.0 * curves.ratio("late_transfers", "judged_transfers")
     for policy, style in policy_styles(curves.policies).items():
-        axes.plot(curves.snr_db, share[curves.policies.index(policy)], **style.line(), markersize=3.0)
+        axes.plot(
+            curves.snr_db,
+            share[curves.policies.index(policy)],
+            **{**style.line(), "markersize": 3.0},
+            clip_on=False,
+        )
+    if quantile is not None:
+        axes.axhline(100.0 * (1.0 - quantile), color=INK, linewidth=0.7, linestyle=(0, (4.0, 2.0)), zorder=1)
     axes.set_ylim(bottom=0.0)
     axes.set_xlabel("Average SNR (dB)")
     axes.set_ylabel("Transfers past $\\hat{T}_q$ (%)")

@@ -43,7 +43,7 @@ _CAPTIONS = {
     "stands on the lower edge.",
     "fig3b": "Quality of the picture shown at the deadline against SNR.",
     "calibration": "Predicted and measured error of what is held at the deadline, one mark per SNR; and the "
-    "share of transfers that took longer than the predicted latency quantile.",
+    "share of transfers that took longer than the predicted latency quantile. Dashed: a perfect prediction.",
 }
 
 
@@ -60,6 +60,7 @@ def write_report(
     title: str | None = None,
     examples: Sequence[ExampleEpisode] = (),
     figures: Sequence[str | Path] = (),
+    quantile: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Draw a finished study's figures and write `report.html` beside them.
@@ -69,6 +70,7 @@ def write_report(
         title: Heading of the page; None for the folder's name.
         examples: Example pictures; see `make_examples`.
         figures: Further SVG files to show first, such as those of Fig. 2.
+        quantile: q of the study's latency quantile, to mark in the calibration figure.
         progress: Called with rows read and rows in all.
 
     Returns:
@@ -82,7 +84,7 @@ def write_report(
     provenance = read_provenance(study)
     curves = read_curves(study, progress=progress)
     folder = OutputFolder(study)
-    drawn = draw_curves(curves, folder)
+    drawn = draw_curves(curves, folder, quantile)
     vectors = [Path(path) for path in figures] + [paths[0] for paths in drawn.values()]
     sections = [_Section("figures", "Figures", _figures(vectors))]
     if examples:
