@@ -31,6 +31,7 @@ __all__ = [
     "RecordProgress",
     "StageProgress",
     "StepProgress",
+    "StudyProgress",
     "print_card",
     "print_comparison",
     "print_delivery",
@@ -38,6 +39,7 @@ __all__ = [
     "print_model",
     "print_note",
     "print_recording",
+    "print_study",
 ]
 
 
@@ -121,6 +123,33 @@ class RecordProgress:
         self.new_items = state.num_items - self._items_before
         self.denoiser_seconds = state.denoiser_seconds
         self._progress.update(self._task, completed=done, items=items)
+
+
+class StudyProgress:
+    """Progress bars on stderr with the time left, one per stage of a study."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._stages: dict[str, TaskID] = {}
+        self.done = self.total = 0
+
+    @classmethod
+    @contextmanager
+    def show(cls) -> Iterator[StudyProgress]:
+        """Show the bars while the block runs."""
+        columns = (MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
+        with _progress(*columns, transient=True) as progress:
+            yield cls(progress)
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Note how far a stage is."""
+        if stage == "episodes":
+            self.done, self.total = done, total
+        if stage not in self._stages:
+            # What an earlier run did says nothing about how fast this one is.
+            self._stages[stage] = self._progress.add_task(stage, total=total, completed=done)
+        else:
+            self._progress.update(self._stages[stage], completed=done, total=total)
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -246,6 +275,21 @@ def print_recording(summary: dict[str, Any]) -> None:
         sentence += f", in {summary['seconds']:.1f} s, {share:.0%} of that in the denoiser"
     console.print(f"{sentence}.", soft_wrap=not console.is_terminal)
     _print_files(console, [Path(summary["folder"])])
+
+
+def print_study(summary: Sequence[dict[str, Any]], files: Sequence[Path]) -> None:
+    """Latent MSE at the deadline by SNR and policy, and where everything is."""
+    console = _console()
+    rows = [row for row in summary if row["quantity"] == "latent_mse"]
+    if rows:
+        policies = list(dict.fromkeys(row["policy"] for row in rows))
+        means = {(row["snr_db"], row["policy"]): row["mean"] for row in rows}
+        console.print("Latent MSE at the deadline")
+        table = _table("SNR dB", *policies)
+        for snr_db in dict.fromkeys(row["snr_db"] for row in rows):
+            table.add_row(f"{snr_db:g}", *(f"{means[snr_db, policy]:.3g}" for policy in policies))
+        console.print(table)
+    _print_files(console, files)
 
 
 def _print_files(console: Console, files: Sequence[Path]) -> None:

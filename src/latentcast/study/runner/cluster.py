@@ -6,7 +6,7 @@ import contextlib
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from itertools import islice
 from typing import Any
 
@@ -29,7 +29,9 @@ MIN_TASKS_AHEAD = 16
 _TRIAL = "import sys, ray; ray.init(address=sys.argv[1], logging_level='ERROR', log_to_driver=False)"
 
 
-def run_on_cluster(job: Job, tasks: Iterable[Task], address: str) -> Iterator[tuple[Task, bytes]]:
+def run_on_cluster(
+    job: Job, tasks: Iterable[Task], address: str
+) -> Generator[tuple[Task, bytes], None, None]:
     """Run tasks on a cluster, and yield their parts as they come.
 
     A task whose node dies is run again on another; a part depends on its task alone, so nothing else changes.

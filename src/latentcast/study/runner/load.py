@@ -35,11 +35,15 @@ def built_in_text(name: str) -> str:
     return files("latentcast.study.runner").joinpath("builtin", f"{name}.toml").read_text(encoding="utf-8")
 
 
-def load_study(source: str | Path, **changes: Any) -> StudyConfig:
+def load_study(
+    source: str | Path, *, episodes: int | None = None, pictures: bool = True, **changes: Any
+) -> StudyConfig:
     """Read a study.
 
     Args:
         source: A built-in name, or a TOML file.
+        episodes: Episodes to run instead of what the file says; of a validation, its trajectories.
+        pictures: False leaves out whatever needs decoded pictures.
         changes: Top-level keys to set instead of what the file says.
 
     Raises:
@@ -51,7 +55,9 @@ def load_study(source: str | Path, **changes: Any) -> StudyConfig:
         10
     """
     if source in BUILT_IN:
-        return parse_study(built_in_text(str(source)), str(source), **changes)
+        return parse_study(
+            built_in_text(str(source)), str(source), episodes=episodes, pictures=pictures, **changes
+        )
     path = Path(source)
     try:
         path = path.expanduser()
@@ -64,16 +70,25 @@ def load_study(source: str | Path, **changes: Any) -> StudyConfig:
             f"cannot read the study {str(source)!r}: {str(reason).lower()}; give a TOML file or one of "
             f"{', '.join(BUILT_IN)}"
         ) from error
-    return parse_study(text, str(path), **changes)
+    return parse_study(text, str(path), episodes=episodes, pictures=pictures, **changes)
 
 
-def parse_study(text: str, name: str = "the study", **changes: Any) -> StudyConfig:
+def parse_study(
+    text: str,
+    name: str = "the study",
+    *,
+    episodes: int | None = None,
+    pictures: bool = True,
+    **changes: Any,
+) -> StudyConfig:
     r"""A study from the text of its file.
 
     Args:
         text: TOML.
         name: What errors call it.
-        changes: Top-level keys to set instead of what the text says.
+        episodes: As `load_study`.
+        pictures: As `load_study`.
+        changes: As `load_study`.
 
     Raises:
         ParameterError: As `load_study`.
@@ -88,10 +103,28 @@ def parse_study(text: str, name: str = "the study", **changes: Any) -> StudyConf
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ParameterError(f"{name} is not valid TOML: {error}") from error
+    values |= changes
+    validation = values.get("kind") == "validation"
+    if episodes is not None:
+        if validation:
+            _set(values, "trajectories", "count", episodes)
+        else:
+            values["episodes"] = episodes
+    if not pictures:
+        if validation:
+            _set(values, "validation", "pictures", 0)
+        else:
+            values.pop("metrics", None)
     try:
-        return StudyConfig.model_validate({**values, **changes})
+        return StudyConfig.model_validate(values)
     except ValidationError as error:
         raise ParameterError(f"{name}: {_explain(error)}") from error
+
+
+def _set(values: dict[str, Any], table: str, key: str, value: Any) -> None:
+    inner = values.get(table, {})
+    if isinstance(inner, dict):  # anything else is refused later
+        values[table] = {**inner, key: value}
 
 
 def _explain(error: ValidationError) -> str:

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -33,13 +33,15 @@ def num_cores() -> int:
         return os.cpu_count() or 1
 
 
-def run_here(job: Job, tasks: Iterable[Task]) -> Iterator[tuple[Task, bytes]]:
+def run_here(job: Job, tasks: Iterable[Task]) -> Generator[tuple[Task, bytes], None, None]:
     """Run tasks one after the other in this process."""
     for task in tasks:
         yield task, part_bytes(run_task(job, task))
 
 
-def run_on_processes(job: Job, tasks: Iterable[Task], processes: int) -> Iterator[tuple[Task, bytes]]:
+def run_on_processes(
+    job: Job, tasks: Iterable[Task], processes: int
+) -> Generator[tuple[Task, bytes], None, None]:
     """Run tasks on processes of one thread each, and yield their parts as they come.
 
     Closing the iterator, or an exception at its place, ends the processes at once. They end too if this

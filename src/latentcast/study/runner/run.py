@@ -118,10 +118,11 @@ def _snrs(config: StudyConfig) -> tuple[float, ...]:
 
 def _identity(config: StudyConfig, recording: Recording | None) -> dict[str, Any]:
     """What decides the tables."""
-    identity = {"version": version("latentcast"), "configuration": config.model_dump(mode="json")}
+    configuration = config.model_dump(mode="json")
+    identity: dict[str, Any] = {"version": version("latentcast"), "configuration": configuration}
     if recording is not None:
         # Where the recording lies does not matter, what is in it does.
-        identity["configuration"]["trajectories"].pop("recording")
+        configuration["trajectories"].pop("recording")
         identity["recording"] = {
             "model": recording.model,
             "items": recording.num_planned,
@@ -164,7 +165,7 @@ def _run_tasks(
 
 def _results(
     job: Job, tasks: Sequence[Task], processes: int | None, ray: str | None
-) -> Generator[tuple[Task, bytes]]:
+) -> Generator[tuple[Task, bytes], None, None]:
     if ray is not None:
         return run_on_cluster(job, tasks, ray)
     workers = min(num_cores() if processes is None else processes, len(tasks))

@@ -109,7 +109,8 @@ class _Bench:
     def decode(self) -> Decode:
         from latentcast.diffusion.pipeline import load_pipeline
 
-        assert self.recording is not None and self.config.trajectories is not None
+        assert self.recording is not None
+        assert self.config.trajectories is not None
         return load_pipeline(
             self.recording.model,
             self.config.trajectories.device,

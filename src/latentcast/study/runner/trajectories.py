@@ -94,8 +94,8 @@ def _check(config: StudyConfig, recording: Recording) -> None:
     steps = recording.path.num_steps
     if steps != config.scenario.num_steps:
         raise ParameterError(
-            f"scenario.num_steps is {config.scenario.num_steps}, but {recording.folder} was recorded in {steps} "
-            "steps; they must be equal"
+            f"scenario.num_steps is {config.scenario.num_steps}, but {recording.folder} was recorded "
+            f"in {steps} steps; they must be equal"
         )
 
 
