@@ -189,9 +189,9 @@ def study_run(
     as_json: AsJson = False,
 ) -> None:
     """Run a study, or go on with an interrupted one; write tables, figures and report.html."""
-    from latentcast import commands
+    from latentcast import study_commands
 
-    commands.run_study(
+    study_commands.run_study(
         study,
         out,
         episodes=episodes,
@@ -208,9 +208,9 @@ def study_show(
     name: Annotated[str, typer.Argument(help="fig2, fig3 or fig3-model.", show_default=False)],
 ) -> None:
     """Print a built-in study's TOML file, to start one's own from."""
-    from latentcast import commands
+    from latentcast import study_commands
 
-    commands.run_study_show(name)
+    study_commands.show_study(name)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -29,8 +28,6 @@ __all__ = [
     "run_model_info",
     "run_model_train",
     "run_record",
-    "run_study",
-    "run_study_show",
 ]
 
 MAX_PROMPT_CHARACTERS = 2000
@@ -241,66 +238,6 @@ def run_record(
         console.print_json(summary)
     else:
         console.print_recording(summary)
-
-
-def run_study(
-    study: str,
-    out: Path | None,
-    *,
-    episodes: int | None,
-    seed: int | None,
-    processes: int | None,
-    ray: str | None,
-    pictures: bool,
-    as_json: bool,
-) -> None:
-    """Run a study or go on with it, and draw it.
-
-    Raises:
-        LatentcastError: If anything is wrong; finished parts are kept.
-        KeyboardInterrupt: As it came, after a note on what is finished.
-    """
-    try:
-        from latentcast.study.regenerate import regenerate
-        from latentcast.study.runner.load import load_study
-    except ImportError as error:
-        raise _needs_study_packages(error) from error
-    changes: dict[str, Any] = {} if seed is None else {"seed": seed}
-    config = load_study(study, episodes=episodes, pictures=pictures, **changes)
-    folder = Path("runs") / Path(study).stem if out is None else out
-    with console.StudyProgress.show() as progress:
-        try:
-            result = regenerate(config, folder, processes=processes, ray=ray, progress=progress)
-        except KeyboardInterrupt:
-            console.print_note(
-                f"{progress.done} of {progress.total} episodes are finished in {folder}; the same command "
-                "goes on from there."
-            )
-            raise
-    if as_json:
-        files = [str(path) for path in result.files]
-        console.print_json({"folder": str(result.folder), "files": files, "summary": result.summary})
-    else:
-        console.print_study(result.summary, result.files)
-
-
-def run_study_show(name: str) -> None:
-    """Print a built-in study's file.
-
-    Raises:
-        ParameterError: If there is none of this name.
-    """
-    try:
-        from latentcast.study.runner.load import built_in_text
-    except ImportError as error:
-        raise _needs_study_packages(error) from error
-    print(built_in_text(name), end="")
-
-
-def _needs_study_packages(error: ImportError) -> ParameterError:
-    return ParameterError(
-        f"studies need the package {error.name}; install it with: pip install 'latentcast[study]'"
-    )
 
 
 def _check_prompt(prompt: str) -> None:

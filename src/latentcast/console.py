@@ -31,15 +31,15 @@ __all__ = [
     "RecordProgress",
     "StageProgress",
     "StepProgress",
-    "StudyProgress",
     "print_card",
     "print_comparison",
     "print_delivery",
+    "print_files",
     "print_json",
     "print_model",
     "print_note",
     "print_recording",
-    "print_study",
+    "print_table",
 ]
 
 
@@ -51,7 +51,7 @@ _MILLION = 1_000_000
 
 
 class StageProgress:
-    """A progress bar on stderr for each stage of a training."""
+    """A progress bar on stderr for each stage of a training or a study."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -59,15 +59,17 @@ class StageProgress:
 
     @classmethod
     @contextmanager
-    def show(cls) -> Iterator[StageProgress]:
-        """Show the bars while the block runs."""
-        with _progress(transient=False) as progress:
+    def show(cls, *, time_left: bool = False) -> Iterator[StageProgress]:
+        """Show the bars while the block runs; with the time left they vanish at the end."""
+        columns = (MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left")) if time_left else ()
+        with _progress(*columns, transient=time_left) as progress:
             yield cls(progress)
 
-    def __call__(self, stage: str, done: int, total: int, text: str) -> None:
+    def __call__(self, stage: str, done: int, total: int, text: str = "") -> None:
         """Note how far a stage is."""
         if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage)
+            # What an earlier run did says nothing about how fast this one is.
+            self._tasks[stage] = self._progress.add_task(stage, completed=done, total=total)
         description = f"{stage} {text}".rstrip()
         self._progress.update(self._tasks[stage], completed=done, total=total, description=description)
 
@@ -123,33 +125,6 @@ class RecordProgress:
         self.new_items = state.num_items - self._items_before
         self.denoiser_seconds = state.denoiser_seconds
         self._progress.update(self._task, completed=done, items=items)
-
-
-class StudyProgress:
-    """Progress bars on stderr with the time left, one per stage of a study."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._stages: dict[str, TaskID] = {}
-        self.done = self.total = 0
-
-    @classmethod
-    @contextmanager
-    def show(cls) -> Iterator[StudyProgress]:
-        """Show the bars while the block runs."""
-        columns = (MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
-        with _progress(*columns, transient=True) as progress:
-            yield cls(progress)
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Note how far a stage is."""
-        if stage == "episodes":
-            self.done, self.total = done, total
-        if stage not in self._stages:
-            # What an earlier run did says nothing about how fast this one is.
-            self._stages[stage] = self._progress.add_task(stage, total=total, completed=done)
-        else:
-            self._progress.update(self._stages[stage], completed=done, total=total)
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -277,19 +252,19 @@ def print_recording(summary: dict[str, Any]) -> None:
     _print_files(console, [Path(summary["folder"])])
 
 
-def print_study(summary: Sequence[dict[str, Any]], files: Sequence[Path]) -> None:
-    """Latent MSE at the deadline by SNR and policy, and where everything is."""
+def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table of numbers under a title."""
     console = _console()
-    rows = [row for row in summary if row["quantity"] == "latent_mse"]
-    if rows:
-        policies = list(dict.fromkeys(row["policy"] for row in rows))
-        means = {(row["snr_db"], row["policy"]): row["mean"] for row in rows}
-        console.print("Latent MSE at the deadline")
-        table = _table("SNR dB", *policies)
-        for snr_db in dict.fromkeys(row["snr_db"] for row in rows):
-            table.add_row(f"{snr_db:g}", *(f"{means[snr_db, policy]:.3g}" for policy in policies))
-        console.print(table)
-    _print_files(console, files)
+    table = _table(*headings)
+    for row in rows:
+        table.add_row(*row)
+    console.print(title)
+    console.print(table)
+
+
+def print_files(paths: Sequence[Path]) -> None:
+    """Where results are, one path per line."""
+    _print_files(_console(), paths)
 
 
 def _print_files(console: Console, files: Sequence[Path]) -> None:
