@@ -156,7 +156,7 @@ def print_delivery(timeline: Timeline, files: Sequence[Path]) -> None:
         console.print(table)
     for sentence in _verdict(timeline):
         console.print(sentence, soft_wrap=not console.is_terminal)
-    _print_files(console, files)
+    print_files(files)
 
 
 def _verdict(timeline: Timeline) -> list[str]:
@@ -200,7 +200,7 @@ def print_comparison(comparison: Comparison, files: Sequence[Path]) -> None:
             str(timeline.bits_sent),
         )
     console.print(table)
-    _print_files(console, files)
+    print_files(files)
 
 
 def print_model(description: dict[str, Any], card: str | None) -> None:
@@ -238,7 +238,7 @@ def print_card(path: Path) -> None:
     console = _console()
     console.print(path.read_text(encoding="utf-8").strip())
     console.print()
-    _print_files(console, [path])
+    print_files([path])
 
 
 def print_recording(summary: dict[str, Any]) -> None:
@@ -249,7 +249,7 @@ def print_recording(summary: dict[str, Any]) -> None:
         share = summary["denoiser_seconds"] / summary["seconds"]
         sentence += f", in {summary['seconds']:.1f} s, {share:.0%} of that in the denoiser"
     console.print(f"{sentence}.", soft_wrap=not console.is_terminal)
-    _print_files(console, [Path(summary["folder"])])
+    print_files([Path(summary["folder"])])
 
 
 def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -262,12 +262,9 @@ def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str
     console.print(table)
 
 
-def print_files(paths: Sequence[Path]) -> None:
+def print_files(files: Sequence[Path]) -> None:
     """Where results are, one path per line."""
-    _print_files(_console(), paths)
-
-
-def _print_files(console: Console, files: Sequence[Path]) -> None:
+    console = _console()
     for path in files:
         console.print(str(path), soft_wrap=True)
 

@@ -49,7 +49,7 @@ def run_study(
             result = regenerate(config, folder, processes=processes, ray=ray, progress=tell)
         except KeyboardInterrupt:
             console.print_note(
-                f"Stopped{finished}; what is finished is in {folder}, and the same command goes on from there."
+                f"Stopped{finished}; what is finished is in {folder}, and the same command goes on from it."
             )
             raise
     if as_json:
