@@ -21,7 +21,14 @@ from latentcast.study.output import OutputFolder
 from latentcast.study.sheet.comparison import compare
 from latentcast.study.sheet.filmstrip import comparison_sheet, filmstrip
 
-__all__ = ["Request", "run_compare", "run_deliver", "run_model_info", "run_model_train", "run_record"]
+__all__ = [
+    "Request",
+    "run_compare",
+    "run_deliver",
+    "run_model_info",
+    "run_model_train",
+    "run_record",
+]
 
 MAX_PROMPT_CHARACTERS = 2000
 
