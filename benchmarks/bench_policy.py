@@ -1,17 +1,12 @@
-"""Decisions from tables (the aim: under 20 us) and their preparation (under 1 s), against a literal search."""
+"""Decisions from tables (the aim: under 20 us) and their preparation, against a literal search."""
 
-import itertools
 from functools import partial
 
-import numpy as np
-
-from latentcast.link.law import RateLaw
 from latentcast.policy.base import Observation
 from latentcast.policy.distortion import total_distortion
 from latentcast.policy.lookahead import LookaheadPolicy
 from latentcast.policy.optimal import OptimalPolicy
 from latentcast.scenario import Scenario
-from latentcast.study.model_level import model_level
 from timing import best_seconds, report
 
 
@@ -46,20 +41,11 @@ def main() -> None:
     report("decision from the table", decided, reference, searched)
     compiled = best_seconds(lambda: LookaheadPolicy(scenario).decide(observation), calls=5)
     report("first decision, with its table", compiled, reference, searched)
-    # The link's law is cached per process; an SNR that was never used before prepares it anew.
-    fresh = (Scenario.paper(snr_db=6.0 + 1e-6 * number) for number in itertools.count(1))
-    prepared = best_seconds(lambda: RateLaw.prepare(next(fresh).link), calls=3)
-    report("the law of the link's rate", prepared, reference, searched)
     optimal = OptimalPolicy(scenario)
     looked_up = best_seconds(partial(optimal.decide, observation), calls=10_000)
     report("decision of the optimal policy", looked_up, reference, searched)
     solved = best_seconds(lambda: OptimalPolicy(scenario).decide(observation), calls=5)
     report("its first decision, with the law at hand", solved, reference, searched)
-    simulated = best_seconds(partial(model_level, scenario, policy, 1500, 0), calls=1, repeats=3)
-    drawn = best_seconds(
-        lambda: scenario.link.sample(1500, scenario.deadline_slots, rng=np.random.default_rng(0)), calls=1
-    )
-    report("model level, 1500 episodes", simulated, "drawing their rates", drawn)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import integrate, optimize, stats
+from scipy import integrate, optimize, special, stats
 
 from latentcast.errors import ParameterError
 from latentcast.link import rayleigh
@@ -52,6 +52,17 @@ def test_ergodic_rates_are_the_papers_integrals(snr_db: float, snr_reference: Sn
     assert link.mean_rate_bits == pytest.approx(symbols * num_subchannels * first, rel=1e-8)
     expected = symbols * math.sqrt(num_subchannels * (second - first**2))
     assert link.std_rate_bits == pytest.approx(expected, rel=1e-7)
+
+
+@pytest.mark.parametrize("num_subchannels", [1, 300, 65536])
+def test_ergodic_rates_of_hopelessly_spread_power(num_subchannels: int) -> None:
+    link = RayleighLink(num_subchannels=num_subchannels, snr_db=-60.0, snr_reference="total")
+    cutoff = optimize.brentq(
+        lambda u: math.log(special.expn(2, u) / u / link.mean_snr), 1.0, 60.0, xtol=1e-13
+    )
+    assert link.mean_rate_bits == pytest.approx(
+        70.0 * num_subchannels * special.exp1(cutoff) / math.log(2.0), rel=1e-9
+    )
 
 
 def test_total_reference_spreads_the_power() -> None:

@@ -29,6 +29,8 @@ FloatArray: TypeAlias = NDArray[np.float64]
 # keeps memory below 1 GB.
 LATTICES = ((128, 8191, 5130), (2048, 2039, 1487), (65536, 127, 29))
 
+SMALLEST_UNIFORM = float(np.finfo(np.float64).eps)
+
 
 @dataclass(frozen=True)
 class Directions:
@@ -106,15 +108,16 @@ class Directions:
 def _sorted_directions(num_subchannels: int, points: int, multiplier: int) -> FloatArray:
     """Gains of unit sum in falling order, shape (points, K), from a shifted lattice.
 
-    In falling order exponential gains are sums of independent spacings E_j / j (Renyi), so nothing is sorted,
-    and the lattice's first, best coordinates go to the spacings at the top.
+    The largest of K uniform numbers is U^(1/K), the next one that times U^(1/(K-1)), and so on: nothing is
+    sorted, and the lattice's first, best coordinates go to the largest gains.
     """
     powers = [1]
     for _ in range(num_subchannels - 1):
         powers.append(powers[-1] * multiplier % points)
     shift = np.random.default_rng(np.random.SeedSequence(0)).random(num_subchannels)
     uniform = (np.arange(points)[:, None] * np.array(powers) % points / points + shift) % 1.0
-    spacings = -np.log1p(-np.maximum(uniform, np.finfo(np.float64).eps))
-    spacings /= spacings.sum(axis=1, keepdims=True)
-    spacings /= np.arange(1, num_subchannels + 1)
-    return np.cumsum(spacings[:, ::-1], axis=1)[:, ::-1]
+    # Folded, the coordinates leave no jump between 1 and 0, and the lattice's error falls faster.
+    uniform = np.clip(1.0 - np.abs(2.0 * uniform - 1.0), SMALLEST_UNIFORM, 1.0 - SMALLEST_UNIFORM)
+    log_ordered = np.cumsum(np.log(uniform) / np.arange(num_subchannels, 0, -1), axis=1)
+    gains = -np.log(-np.expm1(log_ordered))
+    return np.asarray(gains / gains.sum(axis=1, keepdims=True))

@@ -20,12 +20,12 @@ FloatArray: TypeAlias = NDArray[np.float64]
 
 # Scores (standard normal quantiles) of the table: +-8.25 is beyond the finest float64 uniform number.
 SCORE_LIMIT = 8.25
-NODES = 133
+NODES = 97
 TABLE_CELLS = 4096
 
 # Few directions already show where the nodes belong.
 PILOT_DIRECTIONS = 64
-PILOT_RATES = 2049
+PILOT_RATES = 1025
 PILOT_TAIL = 1e-17  # beyond the first and last score
 
 # Rates looked up at a time: the temporary arrays stay in a core's cache.
@@ -40,9 +40,9 @@ SUM_REACH = 12.0
 class RateLaw:
     """Distribution of the rate R of one slot, in bits, as a table over the normal score Phi^-1(u).
 
-    Made by `prepare`. Against the true law the probabilities err by a few 1e-4 at most, the mean by less than
-    0.01 % and the spread by less than 0.1 %, from 1 to 512 sub-channels and -60 to 100 dB; one sub-channel
-    has the closed form to interpolation error.
+    Made by `prepare`. With 60 sub-channels random shifts of its lattice spread the mean by 0.01 % at most,
+    the standard deviation by 0.3 %, and probabilities by 1e-4 (0 dB) to 7e-4 (30 dB) and 13e-4 (-60 dB). One
+    sub-channel is exact to interpolation, 2e-5 in probability.
 
     Attributes:
         link: the link.
@@ -53,7 +53,7 @@ class RateLaw:
         >>> round(law.mean_bits), round(law.std_bits)
         (4311, 315)
         >>> law.quantile([0.1, 0.5, 0.9]).round().tolist()
-        [3909.0, 4309.0, 4716.0]
+        [3909.0, 4309.0, 4717.0]
     """
 
     link: RayleighLink
@@ -133,7 +133,7 @@ class RateLaw:
         Example:
             >>> law = RateLaw.prepare(RayleighLink(snr_db=0.0))
             >>> law.transfer_slots_cdf(3 * 16384, 13)[10:].round(4).tolist()
-            [0.0492, 0.9913, 1.0]
+            [0.0495, 0.9913, 1.0]
         """
         if not (math.isfinite(bits) and bits >= 0.0):
             raise ParameterError(f"bits is {bits!r}; it must be finite and 0 or more")

@@ -254,8 +254,9 @@ def _relative_cutoff(mean_snr: float) -> float:
     """
     from scipy.special import expn
 
-    # Newton on log u, where the logarithm of E2(u) / u is concave and falling.
-    log_cutoff = -math.log1p(mean_snr)
+    # Newton on log u, where the logarithm of E2(u) / u is concave and falling. E2(u) / u < e^-u for u > 1, so
+    # that -ln Gamma is never below the root there; from far below, a step would leave float64's range.
+    log_cutoff = math.log(max(1.0 / (1.0 + mean_snr), -math.log(mean_snr)))
     for _ in range(100):
         cutoff = math.exp(log_cutoff)
         first, second = float(expn(1, cutoff)), float(expn(2, cutoff))

@@ -98,12 +98,9 @@ class EpisodeColumns:
 
     def __post_init__(self) -> None:
         wanted = {column.name: column.dtype for column in COLUMNS if column.name not in CONSTANT_COLUMNS}
-        needed = wanted.keys() - set(PICTURE_COLUMNS)
-        if not needed <= self.values.keys() <= wanted.keys():
-            raise ParameterError(
-                f"values has the columns {', '.join(self.values)}; it needs {', '.join(sorted(needed))} "
-                f"and may have {', '.join(PICTURE_COLUMNS)}"
-            )
+        for name in (wanted.keys() - set(PICTURE_COLUMNS)) ^ (self.values.keys() - set(PICTURE_COLUMNS)):
+            fault = "lacks" if name in wanted else "has the unknown"
+            raise ParameterError(f"values {fault} column {name!r}; the columns are {', '.join(wanted)}")
         size = len(self.values["episode"])
         made: dict[str, Values] = {}
         for name, dtype in wanted.items():
