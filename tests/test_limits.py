@@ -1,4 +1,4 @@
-import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -49,27 +49,30 @@ def test_white_limit_is_the_recursion() -> None:
     assert found == pytest.approx(expected, rel=1e-12)
 
 
-def test_limiting_cases() -> None:
+@pytest.mark.parametrize("shaped", [False, True])
+def test_limiting_cases(shaped: bool) -> None:
     variances, weights = np.unique(natural_spectrum(8, 8), return_counts=True)
-    uplink = np.array([2, 5])
-    for shape in ({}, {"variances": variances, "weights": weights}):
-        mmse = gaussian_mmse(PATH, shape.get("variances", 1.0))
+    if not shaped:
+        variances, weights = np.ones(1), np.ones(1, dtype=np.int64)
+    mmse = gaussian_mmse(PATH, variances)
 
-        def limit(rate: float, num_slots: int, shape: dict[str, np.ndarray] = shape) -> list[float]:
-            return sequential_limit(
-                np.full((2, num_slots), rate),
-                latent_size=64,
-                uplink=uplink,
-                mmse=gaussian_mmse(PATH, shape.get("variances", 1.0)),
-                **shape,
-            ).tolist()
+    def limit(rate: float, num_slots: int) -> list[float]:
+        values = sequential_limit(
+            np.full((2, num_slots), rate),
+            latent_size=64,
+            uplink=np.array([2, 5]),
+            mmse=mmse,
+            variances=variances,
+            weights=weights,
+        )
+        return [float(value) for value in values]
 
-        assert limit(0.0, 60) == pytest.approx([1.0, 1.0])
-        # With rate to spare, what the newest estimate does not know remains.
-        average = mmse if mmse.ndim == 1 else mmse @ weights / weights.sum()
-        assert limit(1e6, 20) == pytest.approx([average[33], average[36]])
-        assert limit(1e6, 60) == pytest.approx([0.0, 0.0], abs=1e-12)
-        assert limit(1e6, 2) == pytest.approx([1.0, 1.0])
+    assert limit(0.0, 60) == pytest.approx([1.0, 1.0])
+    assert limit(1e6, 2) == pytest.approx([1.0, 1.0])
+    # With rate to spare, what the newest estimate does not know remains.
+    average = mmse @ weights / weights.sum()
+    assert limit(1e6, 20) == pytest.approx([average[33], average[36]])
+    assert limit(1e6, 60) == pytest.approx([0.0, 0.0], abs=1e-12)
 
 
 def test_equal_bands_are_a_white_source() -> None:
@@ -136,14 +139,10 @@ def test_shaped_limit_is_the_convex_optimum(seed: int) -> None:
 
 
 def test_shape_lowers_the_limit() -> None:
-    rates = np.full((1, 60), 256.0)
     variances, weights = np.unique(natural_spectrum(16, 16), return_counts=True)
-    arguments = {"latent_size": 1024, "uplink": np.array([2])}
-    shaped = sequential_limit(
-        rates, mmse=gaussian_mmse(PATH, variances), variances=variances, weights=weights, **arguments
-    )
-    white = sequential_limit(rates, mmse=gaussian_mmse(PATH), **arguments)
-    assert shaped < white
+    limit = partial(sequential_limit, np.full((1, 60), 256.0), latent_size=1024, uplink=np.array([2]))
+    shaped = limit(mmse=gaussian_mmse(PATH, variances), variances=variances, weights=weights)
+    assert shaped < limit(mmse=gaussian_mmse(PATH))
 
 
 def test_mmse_is_the_sources_own_one_step_later() -> None:
@@ -237,7 +236,7 @@ def test_no_policy_beats_clairvoyance(snr_db: float) -> None:
     limit = sequential_limit(
         rates, latent_size=16384, uplink=uplink_slots(rates, 8192), mmse=gaussian_mmse(PATH)
     )
-    assert math.fsum(limit) < math.fsum(bound) or snr_db > 10
+    assert limit.mean() < bound.mean()
 
 
 def test_clairvoyant_checks_its_rates() -> None:

@@ -1,5 +1,6 @@
 import math
 import pickle
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -8,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentcast.errors import ParameterError
-from latentcast.policy.base import Action, Observation, Policy, Transmit, Wait
-from latentcast.policy.distortion import diffusion_distortion, total_distortion
+from latentcast.policy.base import Action, Observation, Policy, Wait
+from latentcast.policy.distortion import diffusion_distortion
 from latentcast.policy.lookahead import LookaheadPolicy
 from latentcast.policy.optimal import OptimalPolicy, solve
 from latentcast.scenario import Scenario
@@ -141,6 +142,7 @@ def test_never_worse_than_look_ahead(snr_db: float) -> None:
         (3.0, {"num_subchannels": 12, "symbols_per_slot": 350.0}),
         (6.0, {"num_subchannels": 1, "symbols_per_slot": 4200.0, "num_steps": 20, "deadline_slots": 30}),
         (-12.0, {"deadline_slots": 90, "bit_levels": (1, 2)}),
+        (0.0, {"num_subchannels": 1, "symbols_per_slot": 4200.0, "bit_levels": (1, 2, 3, 16)}),
     ],
 )
 def test_episodes_have_the_expected_distortion(snr_db: float, changes: dict[str, int]) -> None:
@@ -151,22 +153,36 @@ def test_episodes_have_the_expected_distortion(snr_db: float, changes: dict[str,
     assert policy.expected_distortion() == pytest.approx(result.mean, abs=tolerance)
 
 
+class Forgetful:
+    """The optimal policy without knowing how the held latent came."""
+
+    name = "forgetful"
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.policy = OptimalPolicy(scenario)
+
+    def decide(self, observation: Observation) -> Action:
+        return self.policy.decide(replace(observation, held_reference_step=None, held_bits=None))
+
+
 def test_what_is_held_decides() -> None:
-    scenario = Scenario.paper(snr_db=0.0)
-    policy = OptimalPolicy(scenario)
-    # Late and uncertain: worth trying from a coarse latent only.
-    actions = {
-        bits: policy.decide(Observation(48, 4, 10, 2, held_reference_step=50, held_bits=bits))
-        for bits in scenario.bit_levels
-    }
-    unknown = policy.decide(Observation(48, 4, 10, 2))
-    assert unknown == actions[16]
-    chances = policy._within(13)[0]
-    assert 0.5 < chances[12]
-    path = scenario.path
-    coarse = float(total_distortion(path, 10, 50, 3))
-    assert coarse > float(diffusion_distortion(path, 10))
-    assert actions[3] == Transmit(3)
+    # At 1 bit a refinement can be worse than noise, which x_t without quantisation error is not.
+    scenario = Scenario.paper(
+        snr_db=0.0, num_subchannels=1, symbols_per_slot=4200.0, bit_levels=(1, 2, 3, 16)
+    )
+    knowing, forgetful = (
+        model_level(scenario, policy, num_episodes=2000, seed=1)
+        for policy in (OptimalPolicy(scenario), Forgetful(scenario))
+    )
+    difference = forgetful.distortions - knowing.distortions
+    assert difference.mean() > 3 * difference.std() / math.sqrt(2000)
+
+
+def test_unknown_is_without_quantisation_error() -> None:
+    policy = OptimalPolicy(Scenario.paper(snr_db=3.0))
+    observations = [Observation(slot, 52 - slot, 25, 1) for slot in range(28, 53)]
+    lossless = [replace(each, held_reference_step=50, held_bits=16) for each in observations]
+    assert [policy.decide(each) for each in observations] == [policy.decide(each) for each in lossless]
 
 
 def test_where_nothing_can_be_sent_it_waits() -> None:

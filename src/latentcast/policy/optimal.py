@@ -115,8 +115,9 @@ class OptimalPolicy:
 
     The law of a transfer's slots is that of true per-slot waterfilling (`RateLaw`). Where transmitting is as
     good as a later start it transmits now, with the fewest bits; what gains nothing is not sent. The best
-    decision depends on what is lost if the deadline cuts a transfer off: an observation without
-    `held_reference_step` and `held_bits` is decided as if the device held x_tp without quantisation error.
+    decision depends on what the device keeps if the deadline cuts a transfer off: an observation without
+    `held_reference_step` and `held_bits` is decided as if it held x_tp without quantisation error, which
+    costs nothing at the paper's levels of 3 bits and more, but much at 1 or 2 bits.
 
     The first decision after an upload of new length compiles its table (tens of milliseconds in the paper's
     scenario, once the link's law is prepared); any other is a look-up.
@@ -150,7 +151,7 @@ class OptimalPolicy:
 
         Raises:
             ParameterError: if the slot is below 1, a step is outside 0..T, held_bits is not one of the
-                scenario's levels, or the tables of the scenario would be too large.
+                scenario's levels, or the table would be too large.
         """
         num_steps = self.scenario.num_steps
         step, reference = observation.step, observation.reference_step
@@ -173,7 +174,7 @@ class OptimalPolicy:
             level = self._level(observation.held_bits) if held > reference else 0
             if not 0 <= held <= num_steps:
                 raise ParameterError(f"held_reference_step is {held}; it must be 0..{num_steps}")
-        return self._actions[self._table(row + left).actions[row, reference, held, level]]
+        return self._actions[int(self._table(row + left).actions[row, reference, held, level])]
 
     def expected_distortion(self) -> float:
         """Mean D_total at the deadline, over the upload and all transfers; no policy has less."""

@@ -25,9 +25,9 @@ def clairvoyant_distortion(
 ) -> FloatArray:
     """Least D_total (eq. 8) at the deadline over all schedules, with the rates known in advance.
 
-    D_total depends on the last transfer's (t, t_p, b) alone, and the device can hold t_p soonest by one
-    transfer of the fewest bits in the slot in which t_p is new. So two transfers are enough: the best last
-    one over all t_p, starts and levels is exact.
+    D_total depends on the last transfer's (t, t_p, b) alone, and the soonest way to hold x_tp is one transfer
+    of the fewest bits in the slot in which x_tp is new. So two transfers are enough, and the best last one
+    over all t_p, starts and levels is exact.
 
     Args:
         scenario: the setting.
@@ -43,7 +43,7 @@ def clairvoyant_distortion(
     Example:
         >>> scenario = Scenario.paper(snr_db=0.0)
         >>> clairvoyant_distortion(scenario, np.full((1, 60), 4320.0)).round(4).tolist()
-        [0.092]
+        [0.0865]
     """
     if rates_bits.ndim != 2 or rates_bits.shape[1] != scenario.deadline_slots:
         raise ParameterError(

@@ -79,7 +79,8 @@ def sequential_limit(
         uplink: T_ul of the episodes, int64, shape (episodes,); x_T is there in slot T_ul + 1, and every slot
             brings one step more.
         mmse: error of the best estimate from x_t, shape (T + 1,), or (T + 1, bands); not rising as t falls.
-        variances: error before anything arrived, a number or shape (bands,).
+        variances: error before anything arrived, a number or shape (bands,); the source's variances, or
+            mmse(T) for a device that shares the noise x_T, which differs by nothing visible.
         weights: numbers in a band, in any unit; a number or shape (bands,).
 
     Returns:
