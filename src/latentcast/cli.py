@@ -27,6 +27,10 @@ app = typer.Typer(
 )
 model_app = typer.Typer(help="Look at diffusion models, and train the embedded one.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
+study_app = typer.Typer(
+    help="Run studies: many episodes under several policies, with tables and figures.", no_args_is_help=True
+)
+app.add_typer(study_app, name="study")
 
 Prompt = Annotated[str, typer.Argument(help="The picture, in words.", show_default=False)]
 Model = Annotated[str, typer.Option(help="scenes, the folder of a diffusers pipeline, or a hub id.")]
@@ -167,6 +171,46 @@ def train(
     from latentcast import commands
 
     commands.run_model_train(model, out, device=device, as_json=as_json)
+
+
+@study_app.command("run")
+def study_run(
+    study: Annotated[str, typer.Argument(help="fig2, fig3, fig3-model, or a TOML file.", show_default=False)],
+    episodes: Annotated[
+        int | None, typer.Option(help="Episodes per SNR, instead of the study's; of fig2, trajectories.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Root seed, instead of the study's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the results.", show_default="runs/NAME")] = None,
+    processes: Annotated[int | None, typer.Option(help="Processes to use.", show_default="all cores")] = None,
+    ray: Annotated[
+        str | None, typer.Option(help="Run on the Ray cluster at host:port, ray://host:port or auto.")
+    ] = None,
+    pictures: Annotated[bool, typer.Option(help="Decode and score pictures.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Run a study, or go on with an interrupted one; write tables, figures and report.html."""
+    from latentcast import study_commands
+
+    study_commands.run_study(
+        study,
+        out,
+        episodes=episodes,
+        seed=seed,
+        processes=processes,
+        ray=ray,
+        pictures=pictures,
+        as_json=as_json,
+    )
+
+
+@study_app.command("show")
+def study_show(
+    name: Annotated[str, typer.Argument(help="fig2, fig3 or fig3-model.", show_default=False)],
+) -> None:
+    """Print a built-in study's TOML file, to start one's own from."""
+    from latentcast import study_commands
+
+    study_commands.show_study(name)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

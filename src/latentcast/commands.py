@@ -21,7 +21,14 @@ from latentcast.study.output import OutputFolder
 from latentcast.study.sheet.comparison import compare
 from latentcast.study.sheet.filmstrip import comparison_sheet, filmstrip
 
-__all__ = ["Request", "run_compare", "run_deliver", "run_model_info", "run_model_train", "run_record"]
+__all__ = [
+    "Request",
+    "run_compare",
+    "run_deliver",
+    "run_model_info",
+    "run_model_train",
+    "run_record",
+]
 
 MAX_PROMPT_CHARACTERS = 2000
 
@@ -225,7 +232,7 @@ def run_record(
         "items": recording.num_items,
         "new_items": progress.new_items,
         "seconds": seconds,
-        "denoiser_seconds": progress.denoiser_seconds,
+        "denoiser_share": progress.denoiser_seconds / seconds,
     }
     if as_json:
         console.print_json(summary)
