@@ -47,7 +47,7 @@ SHAPES = ("gaussian", "laplacian")
 NUM_SHAPES = len(SHAPES)
 
 PRICE = 0.45
-"""What a bit may cost, in squared half steps: the trellis quantiser's own trade at all but the lowest rates."""
+"""What a bit may cost, in squared half steps: the quantiser's own trade at all but the lowest rates."""
 
 _FILE = Path(__file__).parent / "tables.npy"
 

@@ -24,7 +24,7 @@ QUANTIZER = np.array([0, 1, 0, 1, 0, 1, 0, 1], dtype=np.int32)
 NUM_STATES = 8
 
 OFFSET_UNIT = 64
-"""Reconstruction points are whole 64ths of a half step: sgn(k) ((2 |k| - quantiser) 64 - offset), integers."""
+"""Reconstruction points are whole 64ths of a half step: sgn(k) ((2 |k| - quantiser) 64 - offset)."""
 
 _UNREACHED = 1e30
 
