@@ -8,6 +8,8 @@ trellis-coded quantization", DCC 2019), with both quantisers keeping zero, which
 Measured gaps to the rate-distortion function of a Gaussian are in docs/coding.md.
 """
 
+from typing import Any
+
 import numba
 import numpy as np
 
@@ -22,13 +24,15 @@ QUANTIZER = np.array([0, 1, 0, 1, 0, 1, 0, 1], dtype=np.int32)
 NUM_STATES = 8
 
 OFFSET_UNIT = 64
-"""Reconstruction points are whole 64ths of a half step, sgn(k) ((2 |k| - quantiser) 64 - offset)."""
+"""Reconstruction points are whole 64ths of a half step: sgn(k) ((2 |k| - quantiser) 64 - offset)."""
 
 _UNREACHED = 1e30
 
 
-@numba.njit(cache=True)
-def search(values, scale_class, cost_bits, offset, price, base_classes, per_octave):
+@numba.njit(cache=True)  # type: ignore[misc]
+def search(
+    values: Any, scale_class: Any, cost_bits: Any, offset: Any, price: Any, base_classes: Any, per_octave: Any
+) -> Any:
     """The sequence of k with the least squared error + price * bits (the Viterbi algorithm).
 
     Args:
@@ -98,7 +102,7 @@ def search(values, scale_class, cost_bits, offset, price, base_classes, per_octa
                     path_k[i, target] = choice[quantizer, parity]
                     path_state[i, target] = state
         cost, new = new, cost
-    state = int(np.argmin(cost))
+    state = np.argmin(cost)
     k_of = np.empty(n, np.int32)
     quantizer_of = np.empty(n, np.int32)
     for i in range(n - 1, -1, -1):

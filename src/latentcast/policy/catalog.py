@@ -1,7 +1,7 @@
 """Policies and schemes by name, as the command line and result files call them.
 
-A policy of the paper's codec answers an observation. A scheme is anything that `deliver` runs: such a policy, or
-the progressive policy with the codec that it plans for.
+A policy of the paper's codec answers an observation. A scheme is anything that `deliver` runs: such a policy,
+or the progressive one with the codec that it plans for.
 """
 
 from typing import TypeAlias
