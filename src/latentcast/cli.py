@@ -48,9 +48,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and n
 def deliver(
     prompt: Prompt,
     model: Model = "scenes",
+    codec: Annotated[
+        str | None, typer.Option(help="progressive (ours) or paper; the policy's own by default.")
+    ] = None,
     policy: Annotated[
-        str, typer.Option(help="lookahead, persistent-3, persistent-4, persistent-8 or final-only.")
-    ] = "lookahead",
+        str | None,
+        typer.Option(
+            help="progressive; or of the paper's codec: lookahead, optimal, persistent-3, persistent-4, "
+            "persistent-8 or final-only. The codec's first by default."
+        ),
+    ] = None,
     snr_db: SnrDb = 3.0,
     deadline: Deadline = 60,
     steps: Steps = 50,
@@ -73,6 +80,7 @@ def deliver(
         seed=seed,
         device=device,
         out=out,
+        codec=codec,
         policy=policy,
     )
     commands.run_deliver(request, as_json=as_json)
@@ -158,6 +166,42 @@ def info(
     from latentcast import commands
 
     commands.run_model_info(model, as_json=as_json)
+
+
+@model_app.command()
+def calibrate(
+    model: Annotated[
+        str, typer.Argument(help="scenes, the folder of a diffusers pipeline, or a hub id.")
+    ] = "scenes",
+    prompts: Annotated[
+        str | None,
+        typer.Option(help="A .txt, .csv or .parquet file of prompts such as the model will get."),
+    ] = None,
+    count: Annotated[int, typer.Option(help="Take so many prompts.", min=1)] = 48,
+    seed: Annotated[int, typer.Option(help="Root seed of the runs.")] = 0,
+    steps: Steps = 50,
+    batch_size: Annotated[int, typer.Option(help="Prompts denoised at once.")] = 8,
+    device: Device = "cpu",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The file to write; by default where deliver finds it: in the model's folder."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how well a model's estimates foretell the final latent, for the progressive codec."""
+    from latentcast import commands
+
+    commands.run_model_calibrate(
+        model,
+        prompts,
+        out,
+        count=count,
+        seed=seed,
+        num_steps=steps,
+        batch_size=batch_size,
+        device=device,
+        as_json=as_json,
+    )
 
 
 @model_app.command()

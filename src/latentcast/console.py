@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from latentcast.codec.calibration import Calibration
     from latentcast.delivery.timeline import Timeline
     from latentcast.study.recording.record import RecordingProgress
     from latentcast.study.sheet.comparison import Comparison
@@ -31,6 +32,7 @@ __all__ = [
     "RecordProgress",
     "StageProgress",
     "StepProgress",
+    "print_calibration",
     "print_card",
     "print_comparison",
     "print_delivery",
@@ -149,7 +151,7 @@ def print_delivery(timeline: Timeline, files: Sequence[Path]) -> None:
                 str(sent.slot),
                 str(sent.step),
                 "-" if first else f"t = {sent.reference_step}",
-                str(sent.bits_per_dimension),
+                f"{sent.bits_per_dimension:.3g}",
                 str(sent.bytes),
                 "too late" if sent.arrived_slot is None else f"slot {sent.arrived_slot}",
             )
@@ -157,6 +159,17 @@ def print_delivery(timeline: Timeline, files: Sequence[Path]) -> None:
     for sentence in _verdict(timeline):
         console.print(sentence, soft_wrap=not console.is_terminal)
     print_files(files)
+
+
+def print_calibration(calibration: Calibration, file: Path) -> None:
+    """How good the estimates of x_0 are, step by step."""
+    table = _table("step t", "error to x_0", "of the noise")
+    for step in range(calibration.num_steps, -1, -max(calibration.num_steps // 10, 1)):
+        noise = 1.0 - calibration.alpha_bar[step]
+        table.add_row(str(step), f"{calibration.mmse[step]:.5f}", f"{noise:.5f}")
+    console = _console()
+    console.print(table)
+    print_files([file])
 
 
 def _verdict(timeline: Timeline) -> list[str]:

@@ -14,8 +14,9 @@ alpha = 0 and beta = a_t are exact, and mmse(t) = 1 - abar_t.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,11 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentcast.codec.bands import Bands
+from latentcast.diffusion.gaussian import GaussianSource
+from latentcast.diffusion.loading import find_model
 from latentcast.diffusion.path import NoisePath
 from latentcast.diffusion.source import LatentShape, Step, Trajectory
 from latentcast.errors import ModelError, ParameterError
 
-__all__ = ["Calibration"]
+__all__ = ["Calibration", "calibration_file", "find_calibration"]
 
 FloatArray: TypeAlias = NDArray[np.float64]
 
@@ -42,6 +45,7 @@ class Calibration:
     Attributes:
         weights: alpha and beta, float64 (T + 1, bands, 2); one band stands for all frequencies.
         mmse: mean squared error of the target per dimension at t = 0..T, float64 (T + 1,), rising with t.
+        alpha_bar: of the noise path that it belongs to, float64 (T + 1,), falling with t.
         num_trajectories: how many runs it was fitted to; 0 where it is exact.
         model: what made the runs.
         latent_shape: (channels, height, width) that the bands belong to, None for any.
@@ -52,21 +56,25 @@ class Calibration:
 
     weights: FloatArray = field(repr=False)
     mmse: FloatArray = field(repr=False)
+    alpha_bar: FloatArray = field(repr=False)
     num_trajectories: int = 0
     model: str | None = None
     latent_shape: LatentShape | None = None
 
     def __post_init__(self) -> None:
         steps = self.mmse.size
-        if self.weights.ndim != 3 or self.weights.shape[0] != steps or self.weights.shape[2] != 2:
+        shapes = self.weights.shape[:1], self.weights.shape[2:], self.mmse.shape, self.alpha_bar.shape
+        if self.weights.ndim != 3 or shapes != ((steps,), (2,), (steps,), (steps,)) or steps < 2:
             raise ParameterError(
-                f"weights have shape {self.weights.shape} and mmse {self.mmse.shape}; they must be "
-                "(T + 1, bands, 2) and (T + 1,)"
+                f"weights have shape {self.weights.shape}, mmse {self.mmse.shape} and alpha_bar "
+                f"{self.alpha_bar.shape}; they must be (T + 1, bands, 2), (T + 1,) and (T + 1,)"
             )
-        if not (np.all(np.isfinite(self.weights)) and np.all(np.isfinite(self.mmse))):
+        if not all(np.all(np.isfinite(values)) for values in (self.weights, self.mmse, self.alpha_bar)):
             raise ParameterError("a calibration holds infinity or NaN; every number must be finite")
         if np.any(self.mmse < 0.0) or np.any(np.diff(self.mmse) < 0.0):
             raise ParameterError("mmse must not be negative, nor fall with t")
+        if np.any(np.diff(self.alpha_bar) >= 0.0):
+            raise ParameterError("alpha_bar must fall with t")
         if self.weights.shape[1] > 1:
             bands = None if self.latent_shape is None else Bands(self.latent_shape).num_bands
             if bands != self.weights.shape[1]:
@@ -95,7 +103,36 @@ class Calibration:
         mmse = path.noise**2 / power
         # x_T is the noise that the device could have made itself.
         weights[-1], mmse[-1] = 0.0, 1.0
-        return cls(weights=weights, mmse=np.maximum.accumulate(mmse))
+        return cls(weights=weights, mmse=np.maximum.accumulate(mmse), alpha_bar=path.alpha_bar)
+
+    @classmethod
+    def gaussian(cls, source: GaussianSource) -> Calibration:
+        """That of a Gaussian source, exact if it is white, else with one variance for each band.
+
+        Example:
+            >>> source = GaussianSource.natural((4, 16, 16), NoisePath.stable_diffusion(50))
+            >>> calibration = Calibration.gaussian(source)
+            >>> bool(calibration.mmse[25] < 0.6)
+            True
+        """
+        path = source.path
+        if source.spectrum is None:
+            return cls.white(path)
+        bands = Bands(source.latent_shape)
+        variance = bands.in_scan_order(source.spectrum)
+        counts = np.bincount(bands.band_of)
+        of_band = np.bincount(bands.band_of, weights=variance) / counts
+        a, s = path.signal[:, None], path.noise[:, None]
+        beta = a * of_band / (a**2 * of_band + s**2)
+        beta[-1] = 0.0
+        error = ((1.0 - a * beta) ** 2 * of_band + (s * beta) ** 2) @ counts / bands.size
+        weights = np.stack((np.zeros_like(beta), beta), axis=-1)
+        return cls(
+            weights=weights,
+            mmse=np.maximum.accumulate(error),
+            alpha_bar=path.alpha_bar,
+            latent_shape=source.latent_shape,
+        )
 
     @classmethod
     def fit(cls, trajectories: Iterable[Trajectory], *, model: str | None = None) -> Calibration:
@@ -127,10 +164,37 @@ class Calibration:
         return cls(
             weights=weights,
             mmse=mmse,
+            alpha_bar=sums.path.alpha_bar,
             num_trajectories=sums.count,
             model=model,
             latent_shape=sums.bands.latent_shape,
         )
+
+    def at(self, path: NoisePath) -> Calibration:
+        """The calibration for another number of steps of the same model, interpolated in abar_t.
+
+        Args:
+            path: the noise path of the run.
+
+        Returns:
+            Itself where the steps are the same.
+
+        Example:
+            >>> short = Calibration.white(NoisePath.stable_diffusion(50)).at(NoisePath.stable_diffusion(10))
+            >>> short.num_steps
+            10
+        """
+        if path.num_steps == self.num_steps and np.allclose(path.alpha_bar, self.alpha_bar, atol=1e-6):
+            return self
+        weights = np.empty((path.num_steps + 1, *self.weights.shape[1:]))
+        # abar falls with t, interpolation wants it rising.
+        for place in np.ndindex(*self.weights.shape[1:]):
+            known = self.weights[::-1, *place]
+            weights[:, *place] = np.interp(path.alpha_bar, self.alpha_bar[::-1], known)
+        mmse = np.interp(path.alpha_bar, self.alpha_bar[::-1], self.mmse[::-1])
+        weights[0], mmse[0] = self.weights[0], self.mmse[0]
+        weights[-1], mmse[-1] = self.weights[-1], self.mmse[-1]
+        return replace(self, weights=weights, mmse=np.maximum.accumulate(mmse), alpha_bar=path.alpha_bar)
 
     @cached_property
     def _per_coefficient(self) -> NDArray[np.float32]:
@@ -173,6 +237,7 @@ class Calibration:
             "model": self.model,
             "num_trajectories": self.num_trajectories,
             "latent_shape": None if self.latent_shape is None else list(self.latent_shape),
+            "alpha_bar": self.alpha_bar.tolist(),
             "mmse": [round(value, 9) for value in self.mmse.tolist()],
             "weights": np.round(self.weights, 7).tolist(),
         }
@@ -192,6 +257,7 @@ class Calibration:
             return cls(
                 weights=np.array(stored["weights"], np.float64),
                 mmse=np.array(stored["mmse"], np.float64),
+                alpha_bar=np.array(stored["alpha_bar"], np.float64),
                 num_trajectories=int(stored["num_trajectories"]),
                 model=stored["model"],
                 latent_shape=None if shape is None else (int(shape[0]), int(shape[1]), int(shape[2])),
@@ -200,6 +266,53 @@ class Calibration:
             raise ModelError(
                 f"cannot read the calibration {path}: {error}; make it anew with latentcast model calibrate"
             ) from error
+
+
+def calibration_file(model: str | Path) -> Path:
+    """Where a model's calibration is kept: in its folder, or in the user's cache for one of the hub.
+
+    Raises:
+        ModelError: if there is no such model.
+
+    Example:
+        >>> calibration_file("scenes").name
+        'calibration.json'
+    """
+    place = find_model(model)
+    if isinstance(place, Path):
+        return place / "calibration.json"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "latentcast" / f"calibration-{place.replace('/', '--')}.json"
+
+
+def find_calibration(model: object, path: NoisePath) -> Calibration | None:
+    """The calibration of a model, if there is one.
+
+    Args:
+        model: a name, folder or hub id; a loaded model, which has one of these as its `name`; or a Gaussian
+            source, whose calibration follows from its spectrum.
+        path: the noise path of the run.
+
+    Returns:
+        The calibration for that path, or None where the model has not been calibrated.
+
+    Raises:
+        ModelError: if its file is damaged.
+
+    Example:
+        >>> find_calibration("scenes", NoisePath.stable_diffusion(50)).num_steps
+        50
+    """
+    if isinstance(model, GaussianSource):
+        return Calibration.gaussian(model)
+    name = model if isinstance(model, str | Path) else getattr(model, "name", None)
+    if not isinstance(name, str | Path):
+        return None
+    try:
+        file = calibration_file(name)
+    except ModelError:  # a source of one's own
+        return None
+    return Calibration.load(file).at(path) if file.is_file() else None
 
 
 class _Moments:

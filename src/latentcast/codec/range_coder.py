@@ -51,7 +51,7 @@ CHANGE_GAIN = 24
 CHANGE_LIMIT = 3800
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def _put_byte(low: Any, coder: Any, out: Any) -> Any:
     if low < 0xFF000000 or low > 0xFFFFFFFF:
         carry = low >> 32
@@ -71,7 +71,7 @@ def _put_byte(low: Any, coder: Any, out: Any) -> Any:
     return (low & 0x00FFFFFF) << 8
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def _encode(low: Any, width: Any, coder: Any, out: Any, start: Any, frequency: Any, unit: Any) -> Any:
     """The lower end and the width of the interval after a symbol; the registers stay in the processor's."""
     low += unit * start
@@ -82,7 +82,7 @@ def _encode(low: Any, width: Any, coder: Any, out: Any, start: Any, frequency: A
     return low, width
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def _encode_plain(low: Any, width: Any, coder: Any, out: Any, value: Any, bits: Any) -> Any:
     while bits > 0:
         part = min(bits, 12)
@@ -91,7 +91,7 @@ def _encode_plain(low: Any, width: Any, coder: Any, out: Any, value: Any, bits: 
     return low, width
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def _finish(low: Any, width: Any, coder: Any, out: Any) -> None:
     """Write the one or two bytes that determine the last symbol, whatever would follow them."""
     for missing in (24, 16):
@@ -102,7 +102,7 @@ def _finish(low: Any, width: Any, coder: Any, out: Any) -> None:
         value = _put_byte(value, coder, out)
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def _adapt(counts: Any, symbol: Any, total: Any) -> Any:
     counts[symbol] += CHANGE_GAIN
     total += CHANGE_GAIN
@@ -114,7 +114,7 @@ def _adapt(counts: Any, symbol: Any, total: Any) -> Any:
     return total
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def _adapt_flag(chance: Any, before: Any, flag: Any) -> None:
     if flag:
         chance[before] += ((1 << FLAG_BITS) - FLAG_FLOOR - chance[before]) >> FLAG_RATE
@@ -122,7 +122,7 @@ def _adapt_flag(chance: Any, before: Any, flag: Any) -> None:
         chance[before] -= (chance[before] - FLAG_FLOOR) >> FLAG_RATE
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def encode_symbols(
     header: Any,
     header_bits: Any,
@@ -227,13 +227,13 @@ def encode_symbols(
     return min(coder[LENGTH], out.size)
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def _highest(code: Any, width: Any, tail: Any) -> Any:
     """The code value, if every missing byte were 255."""
     return min(code + tail[UNKNOWN], width - 1)
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def _accept(code: Any, tail: Any, data: Any, start: Any, frequency: Any, unit: Any) -> Any:
     """Code value and width of the interval after a symbol."""
     code -= unit * start
@@ -253,7 +253,7 @@ def _accept(code: Any, tail: Any, data: Any, start: Any, frequency: Any, unit: A
     return code, width
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def _decode_plain(code: Any, width: Any, tail: Any, data: Any, bits: Any) -> Any:
     """The value, or -1 where the bytes do not determine it; code value and width of the interval."""
     value = 0
@@ -270,7 +270,7 @@ def _decode_plain(code: Any, width: Any, tail: Any, data: Any, bits: Any) -> Any
     return value, code, width
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def decode_symbols(
     data: Any,
     header_bits: Any,
@@ -309,7 +309,7 @@ def decode_symbols(
     return refined, reached, start, DAMAGED if tail[BROKEN] == 1 else status
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def _decode_groups(
     data: Any,
     header_bits: Any,
@@ -330,7 +330,7 @@ def _decode_groups(
         code <<= 8
         tail[UNKNOWN] <<= 8
         if place < data.size:
-            code |= np.int64(data[place])
+            code = code | data[place]
         else:
             tail[UNKNOWN] |= 0xFF
     tail[NEXT] = 4

@@ -29,7 +29,7 @@ OFFSET_UNIT = 64
 _UNREACHED = 1e30
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def search(
     values: Any, scale_class: Any, cost_bits: Any, offset: Any, price: Any, base_classes: Any, per_octave: Any
 ) -> Any:
@@ -102,7 +102,7 @@ def search(
                     path_k[i, target] = choice[quantizer, parity]
                     path_state[i, target] = state
         cost, new = new, cost
-    state = np.argmin(cost)
+    state = int(np.argmin(cost))
     k_of = np.empty(n, np.int32)
     quantizer_of = np.empty(n, np.int32)
     for i in range(n - 1, -1, -1):

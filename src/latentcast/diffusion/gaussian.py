@@ -157,6 +157,11 @@ class GaussianSource:
         return self._path
 
     @property
+    def spectrum(self) -> Array | None:
+        """Variances of the DCT coefficients, float64 (height, width); None for a white source."""
+        return None if self._white else self._variance
+
+    @property
     def mmse(self) -> Array:
         """Mean squared error of `Step.clean_estimate` at each t, float64 (T + 1,).
 
