@@ -13,7 +13,7 @@ Numbers lie in scan order in groups of `group_size`, seen as a ring from `start`
 | step index (10 bits), shape (1 bit), start (as many bits as M - 1 has) | plainly |
 | per group, but the first: is it refined? | adaptive bit, given whether the one before was |
 | its scale class | plainly (7 bits) at first, then adaptively: its change from the last refined group |
-| its numbers: min((\|k\| + half) >> shift, escape) | tables by class and trellis quantiser |
+| its numbers: min((\|k\| + lift) >> shift, escape) | tables by class and trellis quantiser |
 | escape: Elias gamma of the excess; low bits; sign | plainly |
 
 The first group begins at `start` and may be the rest of one that an earlier packet left unfinished.
@@ -26,7 +26,7 @@ import numpy as np
 
 from latentcast.codec.trellis import NEXT_STATE, OFFSET_UNIT, QUANTIZER
 
-__all__ = ["COMPLETE", "DAMAGED", "HEADER_MISSING", "decode_symbols", "encode_symbols"]
+__all__ = ["CLASS_BITS", "COMPLETE", "DAMAGED", "HEADER_MISSING", "decode_symbols", "encode_symbols"]
 
 CLASS_BITS = 7
 TABLE_BITS = 15
@@ -51,7 +51,7 @@ CHANGE_GAIN = 24
 CHANGE_LIMIT = 3800
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def _put_byte(low: Any, coder: Any, out: Any) -> Any:
     if low < 0xFF000000 or low > 0xFFFFFFFF:
         carry = low >> 32
@@ -71,7 +71,7 @@ def _put_byte(low: Any, coder: Any, out: Any) -> Any:
     return (low & 0x00FFFFFF) << 8
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def _encode(low: Any, width: Any, coder: Any, out: Any, start: Any, frequency: Any, unit: Any) -> Any:
     """The lower end and the width of the interval after a symbol; the registers stay in the processor's."""
     low += unit * start
@@ -82,7 +82,7 @@ def _encode(low: Any, width: Any, coder: Any, out: Any, start: Any, frequency: A
     return low, width
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def _encode_plain(low: Any, width: Any, coder: Any, out: Any, value: Any, bits: Any) -> Any:
     while bits > 0:
         part = min(bits, 12)
@@ -91,7 +91,7 @@ def _encode_plain(low: Any, width: Any, coder: Any, out: Any, value: Any, bits: 
     return low, width
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def _finish(low: Any, width: Any, coder: Any, out: Any) -> None:
     """Write the one or two bytes that determine the last symbol, whatever would follow them."""
     for missing in (24, 16):
@@ -102,7 +102,7 @@ def _finish(low: Any, width: Any, coder: Any, out: Any) -> None:
         value = _put_byte(value, coder, out)
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def _adapt(counts: Any, symbol: Any, total: Any) -> Any:
     counts[symbol] += CHANGE_GAIN
     total += CHANGE_GAIN
@@ -114,7 +114,7 @@ def _adapt(counts: Any, symbol: Any, total: Any) -> Any:
     return total
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def _adapt_flag(chance: Any, before: Any, flag: Any) -> None:
     if flag:
         chance[before] += ((1 << FLAG_BITS) - FLAG_FLOOR - chance[before]) >> FLAG_RATE
@@ -122,7 +122,7 @@ def _adapt_flag(chance: Any, before: Any, flag: Any) -> None:
         chance[before] -= (chance[before] - FLAG_FLOOR) >> FLAG_RATE
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def encode_symbols(
     header: Any,
     header_bits: Any,
@@ -188,11 +188,13 @@ def encode_symbols(
         while row >= base_classes:
             row -= per_octave
             shift += 1
-        half = (1 << shift) >> 1
+        lifts = ((1 << shift) >> 1, (1 << shift) - 1)
+        # Low bits of a symbol 0: of the numbers that round to zero, none with quantiser 1.
+        zero_bits = (max(0, shift - 1), 0)
         for _ in range(edges[group + 1] - edges[group]):
             quantizer = QUANTIZER[state]
             magnitude = abs(np.int64(k[position]))
-            high = (magnitude + half) >> shift
+            high = (magnitude + lifts[quantizer]) >> shift
             symbol = min(high, escape)
             from_slot = cumulative[row, quantizer, symbol]
             low, width = _encode(
@@ -214,26 +216,32 @@ def encode_symbols(
                 low, width = _encode_plain(low, width, coder, out, rest & ((1 << digits) - 1), digits)
             if shift > 0:
                 if high == 0:
-                    low, width = _encode_plain(low, width, coder, out, magnitude, shift - 1)
+                    low, width = _encode_plain(low, width, coder, out, magnitude, zero_bits[quantizer])
                 else:
                     low, width = _encode_plain(
-                        low, width, coder, out, (magnitude + half) & ((1 << shift) - 1), shift
+                        low, width, coder, out, (magnitude + lifts[quantizer]) & ((1 << shift) - 1), shift
                     )
             if magnitude > 0:
-                low, width = _encode(low, width, coder, out, 1 if k[position] < 0 else 0, 1, width >> 1)
+                # The sign, spelt out: the call takes as long as all the rest of a number.
+                width >>= 1
+                if k[position] < 0:
+                    low += width
+                while width < 1 << 24:
+                    width <<= 8
+                    low = _put_byte(low, coder, out)
             state = NEXT_STATE[state, magnitude & 1]
             position += 1
     _finish(low, width, coder, out)
     return min(coder[LENGTH], out.size)
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def _highest(code: Any, width: Any, tail: Any) -> Any:
     """The code value, if every missing byte were 255."""
     return min(code + tail[UNKNOWN], width - 1)
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def _accept(code: Any, tail: Any, data: Any, start: Any, frequency: Any, unit: Any) -> Any:
     """Code value and width of the interval after a symbol."""
     code -= unit * start
@@ -253,7 +261,7 @@ def _accept(code: Any, tail: Any, data: Any, start: Any, frequency: Any, unit: A
     return code, width
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def _decode_plain(code: Any, width: Any, tail: Any, data: Any, bits: Any) -> Any:
     """The value, or -1 where the bytes do not determine it; code value and width of the interval."""
     value = 0
@@ -270,7 +278,7 @@ def _decode_plain(code: Any, width: Any, tail: Any, data: Any, bits: Any) -> Any
     return value, code, width
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def decode_symbols(
     data: Any,
     header_bits: Any,
@@ -309,7 +317,7 @@ def decode_symbols(
     return refined, reached, start, DAMAGED if tail[BROKEN] == 1 else status
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def _decode_groups(
     data: Any,
     header_bits: Any,
@@ -330,7 +338,7 @@ def _decode_groups(
         code <<= 8
         tail[UNKNOWN] <<= 8
         if place < data.size:
-            code |= np.int64(data[place])
+            code |= data[place]
         else:
             tail[UNKNOWN] |= 0xFF
     tail[NEXT] = 4
@@ -392,7 +400,9 @@ def _decode_groups(
         while row >= base_classes:
             row -= per_octave
             shift += 1
-        half = (1 << shift) >> 1
+        lifts = ((1 << shift) >> 1, (1 << shift) - 1)
+        # Low bits of a symbol 0: of the numbers that round to zero, none with quantiser 1.
+        zero_bits = (max(0, shift - 1), 0)
         for position in range(low, high_edge):
             quantizer = QUANTIZER[state]
             table = cumulative[row, quantizer]
@@ -425,7 +435,7 @@ def _decode_groups(
                 )
                 if low_bits < 0:
                     return refined, reached, start, COMPLETE
-                magnitude = low_bits if magnitude == 0 else (magnitude << shift | low_bits) - half
+                magnitude = low_bits if magnitude == 0 else (magnitude << shift | low_bits) - lifts[quantizer]
             sign = 0
             if magnitude > 0:
                 unit = width >> 1
