@@ -194,7 +194,7 @@ def run_model_train(name: str, out: Path, *, device: str, as_json: bool) -> None
         from latentcast.diffusion.scenes.training import train
     except ImportError as error:
         raise ModelError(
-            f"training needs the package {error.name}; install it with: pip install 'latentcast[training]'"
+            f"training needs the package {error.name}; install it with: pip install 'latentcast[models]'"
         ) from error
     with console.StageProgress.show() as progress:
         findings = train(out, device=device, progress=progress)

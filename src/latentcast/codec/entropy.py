@@ -197,7 +197,7 @@ def _train_class(values: NDArray[np.float32], number: int, rounds: int) -> NDArr
 def _integer_frequencies(counts: FloatArray) -> IntArray:
     """Whole numbers of at least 1 that sum to 2^15."""
     room = (1 << TOTAL_BITS) - counts.size
-    frequency: IntArray = 1 + np.floor(room * counts / counts.sum()).astype(np.int64)
+    frequency = np.asarray(1 + np.floor(room * counts / counts.sum()), np.int64)
     frequency[int(np.argmax(frequency))] += (1 << TOTAL_BITS) - int(frequency.sum())
     return frequency
 

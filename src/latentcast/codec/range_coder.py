@@ -13,7 +13,7 @@ Numbers lie in scan order in groups of `group_size`, seen as a ring from `start`
 | step index (10 bits), shape (1 bit), start (as many bits as M - 1 has) | plainly |
 | per group, but the first: is it refined? | adaptive bit, given whether the one before was |
 | its scale class | plainly (7 bits) at first, then adaptively: its change from the last refined group |
-| its numbers: min((\|k\| + half) >> shift, escape) | tables by class and trellis quantiser |
+| its numbers: min((\|k\| + lift) >> shift, escape) | tables by class and trellis quantiser |
 | escape: Elias gamma of the excess; low bits; sign | plainly |
 
 The first group begins at `start` and may be the rest of one that an earlier packet left unfinished.
@@ -26,7 +26,7 @@ import numpy as np
 
 from latentcast.codec.trellis import NEXT_STATE, OFFSET_UNIT, QUANTIZER
 
-__all__ = ["COMPLETE", "DAMAGED", "HEADER_MISSING", "decode_symbols", "encode_symbols"]
+__all__ = ["CLASS_BITS", "COMPLETE", "DAMAGED", "HEADER_MISSING", "decode_symbols", "encode_symbols"]
 
 CLASS_BITS = 7
 TABLE_BITS = 15
@@ -188,11 +188,11 @@ def encode_symbols(
         while row >= base_classes:
             row -= per_octave
             shift += 1
-        half = (1 << shift) >> 1
+        lifts = ((1 << shift) >> 1, (1 << shift) - 1)
         for _ in range(edges[group + 1] - edges[group]):
             quantizer = QUANTIZER[state]
             magnitude = abs(np.int64(k[position]))
-            high = (magnitude + half) >> shift
+            high = (magnitude + lifts[quantizer]) >> shift
             symbol = min(high, escape)
             from_slot = cumulative[row, quantizer, symbol]
             low, width = _encode(
@@ -214,13 +214,19 @@ def encode_symbols(
                 low, width = _encode_plain(low, width, coder, out, rest & ((1 << digits) - 1), digits)
             if shift > 0:
                 if high == 0:
-                    low, width = _encode_plain(low, width, coder, out, magnitude, shift - 1)
+                    low, width = _encode_plain(low, width, coder, out, magnitude, zero_bits[quantizer])
                 else:
                     low, width = _encode_plain(
-                        low, width, coder, out, (magnitude + half) & ((1 << shift) - 1), shift
+                        low, width, coder, out, (magnitude + lifts[quantizer]) & ((1 << shift) - 1), shift
                     )
             if magnitude > 0:
-                low, width = _encode(low, width, coder, out, 1 if k[position] < 0 else 0, 1, width >> 1)
+                # The sign, spelt out: the call takes as long as all the rest of a number.
+                width >>= 1
+                if k[position] < 0:
+                    low += width
+                while width < 1 << 24:
+                    width <<= 8
+                    low = _put_byte(low, coder, out)
             state = NEXT_STATE[state, magnitude & 1]
             position += 1
     _finish(low, width, coder, out)
@@ -330,7 +336,7 @@ def _decode_groups(
         code <<= 8
         tail[UNKNOWN] <<= 8
         if place < data.size:
-            code = code | data[place]
+            code |= data[place]
         else:
             tail[UNKNOWN] |= 0xFF
     tail[NEXT] = 4
@@ -392,7 +398,7 @@ def _decode_groups(
         while row >= base_classes:
             row -= per_octave
             shift += 1
-        half = (1 << shift) >> 1
+        lifts = ((1 << shift) >> 1, (1 << shift) - 1)
         for position in range(low, high_edge):
             quantizer = QUANTIZER[state]
             table = cumulative[row, quantizer]
@@ -425,7 +431,7 @@ def _decode_groups(
                 )
                 if low_bits < 0:
                     return refined, reached, start, COMPLETE
-                magnitude = low_bits if magnitude == 0 else (magnitude << shift | low_bits) - half
+                magnitude = low_bits if magnitude == 0 else (magnitude << shift | low_bits) - lifts[quantizer]
             sign = 0
             if magnitude > 0:
                 unit = width >> 1
