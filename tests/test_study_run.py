@@ -145,6 +145,9 @@ def test_another_study_of_the_folder_is_refused(tmp_path: Path, recording: Path)
         run_study(parse_study(MODEL, episodes=10, seed=6), tmp_path, processes=1)
     with pytest.raises(ParameterError, match="processes is 0; it must be at least 1"):
         run_study(config, tmp_path, processes=0)
+    with pytest.raises(ParameterError, match="a Ray cluster has its own, so give one of them"):
+        run_study(config, tmp_path, processes=1, ray="auto")
+    run_study(parse_study(MODEL, episodes=10, title="Renamed"), tmp_path, processes=1)
     with pytest.raises(ParameterError, match="this is one of kind 'validation'"):
         run_study(parse_study('kind = "validation"\n[trajectories]'), tmp_path)
     (tmp_path / "study.json").write_text("{")

@@ -232,7 +232,7 @@ def run_record(
         "items": recording.num_items,
         "new_items": progress.new_items,
         "seconds": seconds,
-        "denoiser_seconds": progress.denoiser_seconds,
+        "denoiser_share": progress.denoiser_seconds / seconds,
     }
     if as_json:
         console.print_json(summary)

@@ -246,8 +246,7 @@ def print_recording(summary: dict[str, Any]) -> None:
     console = _console()
     sentence = f"{summary['items']} items of {summary['model']}, {summary['new_items']} of them new"
     if summary["new_items"]:
-        share = summary["denoiser_seconds"] / summary["seconds"]
-        sentence += f", in {summary['seconds']:.1f} s, {share:.0%} of that in the denoiser"
+        sentence += f", in {summary['seconds']:.1f} s, {summary['denoiser_share']:.0%} of it in the denoiser"
     console.print(f"{sentence}.", soft_wrap=not console.is_terminal)
     print_files([Path(summary["folder"])])
 

@@ -9,8 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import latentcast
-
 __all__ = ["describe_software", "git_revision", "now"]
 
 PACKAGES = (
@@ -44,7 +42,7 @@ def describe_software() -> dict[str, Any]:
     """
     return {
         "versions": {"python": platform.python_version(), **_versions()},
-        "git": git_revision(Path(latentcast.__file__)),
+        "git": git_revision(Path(__file__)),
         "platform": platform.platform(),
     }
 

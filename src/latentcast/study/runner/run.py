@@ -56,7 +56,8 @@ def run_study(
     """Run a study of deadlines, or go on with one that was interrupted.
 
     The tables depend on the configuration, the trajectories and the version of latentcast, not on how many
-    processes ran it, where, or how often it was interrupted.
+    processes ran it, where, or how often it was interrupted. A script that uses more than one process needs
+    the usual `if __name__ == "__main__":` around its work, since each process imports the script.
 
     Args:
         config: The study.
@@ -73,6 +74,10 @@ def run_study(
         raise ParameterError(f"run_study runs studies of deadlines; this is one of kind {config.kind!r}")
     if processes is not None and processes < 1:
         raise ParameterError(f"processes is {processes}; it must be at least 1")
+    if processes is not None and ray is not None:
+        raise ParameterError(
+            "processes are those of this machine; a Ray cluster has its own, so give one of them"
+        )
     # All that can be wrong shows before hours of recording.
     _check(config, config.scenario.latent_size or PAPER_LATENT_SIZE)
     for metric in config.metrics:
@@ -89,6 +94,7 @@ def run_study(
         folder.finish(
             {
                 **folder.identity,
+                "configuration": config.model_dump(mode="json"),
                 "seed": config.seed,
                 **describe_software(),
                 "ran_on": ray or f"{processes or num_cores()} processes",
@@ -120,7 +126,7 @@ def _snrs(config: StudyConfig) -> tuple[float, ...]:
 
 def _identity(config: StudyConfig, recording: Recording | None) -> dict[str, Any]:
     """What decides the tables."""
-    configuration = config.model_dump(mode="json")
+    configuration = config.model_dump(mode="json", exclude={"title"})
     identity: dict[str, Any] = {"version": version("latentcast"), "configuration": configuration}
     if recording is not None:
         # Where the recording lies does not matter, what is in it does.

@@ -71,9 +71,12 @@ def _recorded(
             return present
     from latentcast.diffusion.pipeline import load_pipeline
 
+    loading = f"loading {choice.model}"
     if progress is not None:
-        progress(f"loading {choice.model}", 0, 1)
+        progress(loading, 0, 1)
     model = load_pipeline(choice.model, choice.device, num_steps=num_steps)
+    if progress is not None:
+        progress(loading, 1, 1)
 
     def tell(state: RecordingProgress) -> None:
         total = state.num_planned * num_steps
