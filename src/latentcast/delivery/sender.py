@@ -72,6 +72,7 @@ class Sender:
         self._step = path.num_steps
         self._reference = initial_noise
         self._reference_step = path.num_steps
+        self._held: Refinement | None = None
         self._in_flight: Refinement | None = None
 
     @property
@@ -133,6 +134,8 @@ class Sender:
                 step=self._step,
                 reference_step=self._reference_step,
                 uplink_slots=self._uplink_slots,
+                held_reference_step=None if self._held is None else self._held.reference_step,
+                held_bits=None if self._held is None else self._held.bits,
             )
         )
         if not isinstance(action, Transmit):
@@ -156,6 +159,7 @@ class Sender:
         refinement = self._finish()
         self._reference = np.asarray(refinement.reconstruction)
         self._reference_step = refinement.step
+        self._held = refinement
 
     def lost(self) -> None:
         """Note that the packet under way will not arrive: the device holds what it held.

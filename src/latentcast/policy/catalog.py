@@ -4,6 +4,7 @@ from latentcast.errors import ParameterError
 from latentcast.policy.base import Policy
 from latentcast.policy.baselines import FinalOnlyPolicy, PersistentPolicy
 from latentcast.policy.lookahead import LookaheadPolicy
+from latentcast.policy.optimal import OptimalPolicy
 from latentcast.scenario import Scenario
 
 __all__ = ["POLICY_NAMES", "make_policy", "policy_names"]
@@ -17,16 +18,16 @@ def policy_names(scenario: Scenario) -> tuple[str, ...]:
 
     Example:
         >>> policy_names(Scenario.paper(snr_db=0.0, bit_levels=(2, 16)))
-        ('lookahead', 'persistent-2', 'persistent-16', 'final-only')
+        ('lookahead', 'optimal', 'persistent-2', 'persistent-16', 'final-only')
     """
-    return ("lookahead", *(f"persistent-{bits}" for bits in scenario.bit_levels), "final-only")
+    return ("lookahead", "optimal", *(f"persistent-{bits}" for bits in scenario.bit_levels), "final-only")
 
 
 def make_policy(name: str, scenario: Scenario) -> Policy:
     """The policy of a name.
 
     Args:
-        name: "lookahead", "final-only", or "persistent-B" with B one of the scenario's bit levels.
+        name: "lookahead", "optimal", "final-only", or "persistent-B" with B one of the scenario's bit levels.
         scenario: the setting that the policy decides in.
 
     Raises:
@@ -35,16 +36,18 @@ def make_policy(name: str, scenario: Scenario) -> Policy:
     Example:
         >>> make_policy("persistent-4", Scenario.paper(snr_db=0.0)).name
         'persistent-4'
-        >>> make_policy("greedy", Scenario.paper(snr_db=0.0, bit_levels=(3,)))
+        >>> make_policy("greedy", Scenario.paper(snr_db=0.0))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        latentcast.errors.ParameterError: unknown policy 'greedy'; choose lookahead, persistent-3, final-only
+        latentcast.errors.ParameterError: unknown policy 'greedy'; choose lookahead, optimal, ...
     """
     names = policy_names(scenario)
     if name not in names:
         raise ParameterError(f"unknown policy {name!r}; choose {', '.join(names)}")
     if name == "lookahead":
         return LookaheadPolicy(scenario)
+    if name == "optimal":
+        return OptimalPolicy(scenario)
     if name == "final-only":
         return FinalOnlyPolicy(scenario)
     return PersistentPolicy(scenario, bits=int(name.removeprefix("persistent-")))
