@@ -157,6 +157,12 @@ class GaussianSource:
         return self._path
 
     @property
+    def spectrum(self) -> Array:
+        """Variances of the DCT coefficients, float64 (height, width), of mean 1."""
+        _, height, width = self._latent_shape
+        return np.broadcast_to(self._variance, (height, width))
+
+    @property
     def mmse(self) -> Array:
         """Mean squared error of `Step.clean_estimate` at each t, float64 (T + 1,).
 
