@@ -1,10 +1,11 @@
-"""A decision of the look-ahead policy from its table (the aim: under 20 us), against its literal search."""
+"""Decisions from tables (the aim: under 20 us) and their preparation, against a literal search."""
 
 from functools import partial
 
 from latentcast.policy.base import Observation
 from latentcast.policy.distortion import total_distortion
 from latentcast.policy.lookahead import LookaheadPolicy
+from latentcast.policy.optimal import OptimalPolicy
 from latentcast.scenario import Scenario
 from timing import best_seconds, report
 
@@ -40,6 +41,11 @@ def main() -> None:
     report("decision from the table", decided, reference, searched)
     compiled = best_seconds(lambda: LookaheadPolicy(scenario).decide(observation), calls=5)
     report("first decision, with its table", compiled, reference, searched)
+    optimal = OptimalPolicy(scenario)
+    looked_up = best_seconds(partial(optimal.decide, observation), calls=10_000)
+    report("decision of the optimal policy", looked_up, reference, searched)
+    solved = best_seconds(lambda: OptimalPolicy(scenario).decide(observation), calls=5)
+    report("its first decision, with the law at hand", solved, reference, searched)
 
 
 if __name__ == "__main__":

@@ -61,5 +61,5 @@ def test_every_name_makes_the_policy_of_that_name() -> None:
     "name", ["", "Lookahead", "persistent-5", "persistent-", "persistent-03", "persistent"]
 )
 def test_unknown_names_list_the_known_ones(name: str) -> None:
-    with pytest.raises(ParameterError, match=r"choose lookahead, persistent-3, .*, final-only"):
+    with pytest.raises(ParameterError, match=r"choose lookahead, optimal, persistent-3, .*, final-only"):
         make_policy(name, SCENARIO)

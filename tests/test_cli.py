@@ -186,7 +186,10 @@ def test_notes_on_the_prompt_go_to_stderr(
         ((), "the prompt is empty"),
         (("x" * 2001,), "the prompt has 2001 characters; at most 2000"),
         (("a\udcff",), "not valid UTF-8"),
-        (("red", "--policy", "best"), "unknown policy 'best'; choose lookahead, persistent-3"),
+        (
+            ("red", "--policy", "best"),
+            "unknown policy 'best'; choose progressive, lookahead, optimal, persistent-3",
+        ),
         (("red", "--policy", "persistent-x"), "unknown policy"),
         (("red", "--model", "best"), "unknown model 'best'; give 'scenes'"),
         (("red", "--model", "./missing"), "there is no folder ./missing"),

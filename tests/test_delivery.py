@@ -227,7 +227,7 @@ def test_slots_are_those_of_the_design(trajectory: Trajectory) -> None:
     assert policy.seen[:3] == [
         Observation(slot=4, step=49, reference_step=50, uplink_slots=2),
         Observation(slot=5, step=48, reference_step=50, uplink_slots=2),
-        Observation(slot=16, step=37, reference_step=48, uplink_slots=2),
+        Observation(16, 37, reference_step=48, uplink_slots=2, held_reference_step=50, held_bits=4),
     ]
     first, second = timeline.transmissions
     assert (first.slot, first.step, first.reference_step, first.bits_per_dimension) == (5, 48, 50, 4)
@@ -465,6 +465,8 @@ def test_timeline_is_json_with_the_stated_fields(trajectory: Trajectory) -> None
         "reference_step",
         "bits_per_dimension",
         "bytes",
+        "link_bits",
+        "expected_mse",
         "arrived_slot",
     ]
     assert list(record["slots"][0]) == ["slot", "held_step", "latent_mse"]

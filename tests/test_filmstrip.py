@@ -13,7 +13,7 @@ from latentcast.delivery.deliver import deliver
 from latentcast.diffusion.gaussian import GaussianSource
 from latentcast.diffusion.source import FloatArray, Trajectory
 from latentcast.errors import OutputError, ParameterError
-from latentcast.policy.catalog import POLICY_NAMES, make_policy
+from latentcast.policy.catalog import SCHEME_NAMES, make_policy
 from latentcast.scenario import Scenario
 from latentcast.study.output import OutputFolder
 from latentcast.study.sheet.comparison import Comparison, compare
@@ -127,7 +127,7 @@ def test_the_winner_stands_out() -> None:
 
 def test_comparison_shares_channel_and_trajectory() -> None:
     comparison = comparison_at(6.0, 60)
-    assert [timeline.policy for timeline in comparison.timelines] == list(POLICY_NAMES)
+    assert [timeline.policy for timeline in comparison.timelines] == list(SCHEME_NAMES)
     record = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
     assert set(record) == {"prompt", "model", "seed", "scenario", "uplink_slots", "rates_bits", "policies"}
     assert len(record["rates_bits"]) == 60

@@ -27,6 +27,10 @@ app = typer.Typer(
 )
 model_app = typer.Typer(help="Look at diffusion models, and train the embedded one.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
+study_app = typer.Typer(
+    help="Run studies: many episodes under several policies, with tables and figures.", no_args_is_help=True
+)
+app.add_typer(study_app, name="study")
 
 Prompt = Annotated[str, typer.Argument(help="The picture, in words.", show_default=False)]
 Model = Annotated[str, typer.Option(help="scenes, the folder of a diffusers pipeline, or a hub id.")]
@@ -44,9 +48,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and n
 def deliver(
     prompt: Prompt,
     model: Model = "scenes",
+    codec: Annotated[
+        str | None, typer.Option(help="progressive (ours) or paper; the policy's own by default.")
+    ] = None,
     policy: Annotated[
-        str, typer.Option(help="lookahead, persistent-3, persistent-4, persistent-8 or final-only.")
-    ] = "lookahead",
+        str | None,
+        typer.Option(
+            help="progressive; or of the paper's codec: lookahead, optimal, persistent-3, persistent-4, "
+            "persistent-8 or final-only. The codec's first by default."
+        ),
+    ] = None,
     snr_db: SnrDb = 3.0,
     deadline: Deadline = 60,
     steps: Steps = 50,
@@ -69,6 +80,7 @@ def deliver(
         seed=seed,
         device=device,
         out=out,
+        codec=codec,
         policy=policy,
     )
     commands.run_deliver(request, as_json=as_json)
@@ -157,6 +169,42 @@ def info(
 
 
 @model_app.command()
+def calibrate(
+    model: Annotated[
+        str, typer.Argument(help="scenes, the folder of a diffusers pipeline, or a hub id.")
+    ] = "scenes",
+    prompts: Annotated[
+        str | None,
+        typer.Option(help="A .txt, .csv or .parquet file of prompts such as the model will get."),
+    ] = None,
+    count: Annotated[int, typer.Option(help="Take so many prompts.", min=1)] = 48,
+    seed: Annotated[int, typer.Option(help="Root seed of the runs.")] = 0,
+    steps: Steps = 50,
+    batch_size: Annotated[int, typer.Option(help="Prompts denoised at once.")] = 8,
+    device: Device = "cpu",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The file to write; by default where deliver finds it: in the model's folder."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how well a model's estimates foretell the final latent, for the progressive codec."""
+    from latentcast import commands
+
+    commands.run_model_calibrate(
+        model,
+        prompts,
+        out,
+        count=count,
+        seed=seed,
+        num_steps=steps,
+        batch_size=batch_size,
+        device=device,
+        as_json=as_json,
+    )
+
+
+@model_app.command()
 def train(
     model: Annotated[str, typer.Argument(help="The model to train: scenes.")] = "scenes",
     out: Annotated[Path, typer.Option(help="Folder for the trained pipeline.")] = Path("runs/scenes"),
@@ -167,6 +215,46 @@ def train(
     from latentcast import commands
 
     commands.run_model_train(model, out, device=device, as_json=as_json)
+
+
+@study_app.command("run")
+def study_run(
+    study: Annotated[str, typer.Argument(help="fig2, fig3, fig3-model, or a TOML file.", show_default=False)],
+    episodes: Annotated[
+        int | None, typer.Option(help="Episodes per SNR, instead of the study's; of fig2, trajectories.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Root seed, instead of the study's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the results.", show_default="runs/NAME")] = None,
+    processes: Annotated[int | None, typer.Option(help="Processes to use.", show_default="all cores")] = None,
+    ray: Annotated[
+        str | None, typer.Option(help="Run on the Ray cluster at host:port, ray://host:port or auto.")
+    ] = None,
+    pictures: Annotated[bool, typer.Option(help="Decode and score pictures.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Run a study, or go on with an interrupted one; write tables, figures and report.html."""
+    from latentcast import study_commands
+
+    study_commands.run_study(
+        study,
+        out,
+        episodes=episodes,
+        seed=seed,
+        processes=processes,
+        ray=ray,
+        pictures=pictures,
+        as_json=as_json,
+    )
+
+
+@study_app.command("show")
+def study_show(
+    name: Annotated[str, typer.Argument(help="fig2, fig3 or fig3-model.", show_default=False)],
+) -> None:
+    """Print a built-in study's TOML file, to start one's own from."""
+    from latentcast import study_commands
+
+    study_commands.show_study(name)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

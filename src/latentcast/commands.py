@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -10,18 +11,27 @@ from pathlib import Path
 from PIL import Image
 
 from latentcast import console
+from latentcast.codec.calibration import Calibration, calibration_file, find_calibration
 from latentcast.delivery.deliver import deliver
 from latentcast.diffusion.loading import EMBEDDED, find_model, quiet
 from latentcast.diffusion.pipeline import DiffusersModel, load_pipeline, read_prompt
 from latentcast.diffusion.source import Step, Trajectory, seed_stream
 from latentcast.errors import ModelError, ParameterError
-from latentcast.policy.catalog import make_policy
+from latentcast.policy.catalog import CODECS, codec_of, make_scheme
 from latentcast.scenario import PAPER_LATENT_SIZE, Scenario
 from latentcast.study.output import OutputFolder
 from latentcast.study.sheet.comparison import compare
 from latentcast.study.sheet.filmstrip import comparison_sheet, filmstrip
 
-__all__ = ["Request", "run_compare", "run_deliver", "run_model_info", "run_model_train", "run_record"]
+__all__ = [
+    "Request",
+    "run_compare",
+    "run_deliver",
+    "run_model_calibrate",
+    "run_model_info",
+    "run_model_train",
+    "run_record",
+]
 
 MAX_PROMPT_CHARACTERS = 2000
 
@@ -39,7 +49,8 @@ class Request:
         seed: Root seed.
         device: torch device.
         out: Folder for the results.
-        policy: Name of the policy, None for all of them.
+        codec: "progressive", "paper", or None for the policy's own.
+        policy: Name of the policy, None for the codec's default.
 
     Raises:
         ParameterError: If a value is out of range.
@@ -54,16 +65,30 @@ class Request:
     seed: int
     device: str
     out: Path
+    codec: str | None = None
     policy: str | None = None
 
     def __post_init__(self) -> None:
         _check_prompt(self.prompt)
         scenario = self.scenario(PAPER_LATENT_SIZE)
-        if self.policy is not None:
-            make_policy(self.policy, scenario)
+        make_scheme(self.scheme, scenario)
         seed_stream(self.seed, "noise")
         find_model(self.model)
         read_prompt(self.model, self.prompt)
+
+    @property
+    def scheme(self) -> str:
+        """The policy that codec and policy name together."""
+        if self.codec is not None and self.codec not in CODECS:
+            raise ParameterError(f"codec is {self.codec!r}; choose {', '.join(CODECS)}")
+        if self.policy is None:
+            return CODECS[self.codec or "progressive"]
+        if self.codec not in (None, codec_of(self.policy)):
+            raise ParameterError(
+                f"policy {self.policy!r} does not plan for codec {self.codec!r}; "
+                f"leave out --codec, or take policy {CODECS[self.codec or 'paper']!r}"
+            )
+        return self.policy
 
     def scenario(self, latent_size: int) -> Scenario:
         """The scenario for a model's latent."""
@@ -95,7 +120,7 @@ def run_deliver(request: Request, *, as_json: bool) -> None:
         timeline = deliver(
             request.prompt,
             scenario,
-            make_policy(request.policy or "lookahead", scenario),
+            make_scheme(request.scheme, scenario, _calibration(model)),
             model=model,
             seed=request.seed,
             progress=_follow(progress),
@@ -123,7 +148,9 @@ def run_compare(request: Request, *, as_json: bool) -> None:
     with console.StepProgress.show(request.num_steps, request.model) as progress:
         model = request.load()
         trajectory = Trajectory.record(model.source, request.prompt, request.seed, progress=_follow(progress))
-    comparison = compare(trajectory, request.scenario(_size(model)), model=model)
+    comparison = compare(
+        trajectory, request.scenario(_size(model)), model=model, calibration=_calibration(model)
+    )
     files = [
         folder.write_json("comparison.json", comparison.to_dict()),
         folder.write_picture("comparison.png", comparison_sheet(comparison, model.decode)),
@@ -167,7 +194,7 @@ def run_model_train(name: str, out: Path, *, device: str, as_json: bool) -> None
         from latentcast.diffusion.scenes.training import train
     except ImportError as error:
         raise ModelError(
-            f"training needs the package {error.name}; install it with: pip install 'latentcast[training]'"
+            f"training needs the package {error.name}; install it with: pip install 'latentcast[models]'"
         ) from error
     with console.StageProgress.show() as progress:
         findings = train(out, device=device, progress=progress)
@@ -175,6 +202,53 @@ def run_model_train(name: str, out: Path, *, device: str, as_json: bool) -> None
         console.print_json({"model": str(out), **asdict(findings)})
     else:
         console.print_card(out / "README.md")
+
+
+def run_model_calibrate(
+    name: str,
+    source: str | None,
+    out: Path | None,
+    *,
+    count: int,
+    seed: int,
+    num_steps: int,
+    batch_size: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Generate for some dozens of prompts, and fit the progressive codec's targets to the runs.
+
+    Raises:
+        LatentcastError: If anything is wrong; the file is written only when all is computed.
+    """
+    try:
+        from latentcast.study.recording.prompts import read_prompts
+        from latentcast.study.recording.record import record
+    except ImportError as error:
+        raise ParameterError(
+            f"calibrating needs the package {error.name}; install it with: pip install 'latentcast[study]'"
+        ) from error
+    seed_stream(seed, "noise")
+    file = calibration_file(name) if out is None else out
+    if source is None:
+        if name != EMBEDDED:
+            raise ParameterError("give --prompts FILE: some dozens of prompts such as the model will get")
+        from latentcast.diffusion.scenes.held_out import NUM_HELD_OUT, held_out_prompts
+
+        # Not those that results are measured on.
+        prompts = held_out_prompts(NUM_HELD_OUT + count)[NUM_HELD_OUT:]
+    else:
+        prompts = read_prompts(source, count=count)
+    folder = OutputFolder(file.parent)
+    with console.RecordProgress.show(name) as progress, tempfile.TemporaryDirectory() as scratch, quiet():
+        loaded = load_pipeline(name, device, num_steps=num_steps)
+        runs = record(loaded, prompts, Path(scratch), seed=seed, batch_size=batch_size, progress=progress)
+        calibration = Calibration.fit((runs.trajectory(item) for item in range(runs.num_items)), model=name)
+    written = folder.write_json(file.name, calibration.to_dict())
+    if as_json:
+        console.print_json({"file": str(written), **calibration.to_dict()})
+    else:
+        console.print_calibration(calibration, written)
 
 
 def run_record(
@@ -225,7 +299,7 @@ def run_record(
         "items": recording.num_items,
         "new_items": progress.new_items,
         "seconds": seconds,
-        "denoiser_seconds": progress.denoiser_seconds,
+        "denoiser_share": progress.denoiser_seconds / seconds,
     }
     if as_json:
         console.print_json(summary)
@@ -246,6 +320,16 @@ def _check_prompt(prompt: str) -> None:
         prompt.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ParameterError("the prompt is not valid UTF-8 text; check the terminal's encoding") from error
+
+
+def _calibration(model: DiffusersModel) -> Calibration | None:
+    calibration = find_calibration(model, model.path)
+    if calibration is None:
+        console.print_note(
+            f"{model.name} has not been calibrated: its estimates are taken as those of white noise, which "
+            f"costs quality; latentcast model calibrate {model.name} --prompts FILE puts that right."
+        )
+    return calibration
 
 
 def _size(model: DiffusersModel) -> int:

@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from latentcast.codec.calibration import Calibration
     from latentcast.delivery.timeline import Timeline
     from latentcast.study.recording.record import RecordingProgress
     from latentcast.study.sheet.comparison import Comparison
@@ -31,13 +32,16 @@ __all__ = [
     "RecordProgress",
     "StageProgress",
     "StepProgress",
+    "print_calibration",
     "print_card",
     "print_comparison",
     "print_delivery",
+    "print_files",
     "print_json",
     "print_model",
     "print_note",
     "print_recording",
+    "print_table",
 ]
 
 
@@ -49,7 +53,7 @@ _MILLION = 1_000_000
 
 
 class StageProgress:
-    """A progress bar on stderr for each stage of a training."""
+    """A progress bar on stderr for each stage of a training or a study."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -57,15 +61,17 @@ class StageProgress:
 
     @classmethod
     @contextmanager
-    def show(cls) -> Iterator[StageProgress]:
-        """Show the bars while the block runs."""
-        with _progress(transient=False) as progress:
+    def show(cls, *, time_left: bool = False) -> Iterator[StageProgress]:
+        """Show the bars while the block runs; with the time left they vanish at the end."""
+        columns = (MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left")) if time_left else ()
+        with _progress(*columns, transient=time_left) as progress:
             yield cls(progress)
 
-    def __call__(self, stage: str, done: int, total: int, text: str) -> None:
+    def __call__(self, stage: str, done: int, total: int, text: str = "") -> None:
         """Note how far a stage is."""
         if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage)
+            # What an earlier run did says nothing about how fast this one is.
+            self._tasks[stage] = self._progress.add_task(stage, completed=done, total=total)
         description = f"{stage} {text}".rstrip()
         self._progress.update(self._tasks[stage], completed=done, total=total, description=description)
 
@@ -145,14 +151,25 @@ def print_delivery(timeline: Timeline, files: Sequence[Path]) -> None:
                 str(sent.slot),
                 str(sent.step),
                 "-" if first else f"t = {sent.reference_step}",
-                str(sent.bits_per_dimension),
+                f"{sent.bits_per_dimension:.3g}",
                 str(sent.bytes),
                 "too late" if sent.arrived_slot is None else f"slot {sent.arrived_slot}",
             )
         console.print(table)
     for sentence in _verdict(timeline):
         console.print(sentence, soft_wrap=not console.is_terminal)
-    _print_files(console, files)
+    print_files(files)
+
+
+def print_calibration(calibration: Calibration, file: Path) -> None:
+    """How good the estimates of x_0 are, step by step."""
+    table = _table("step t", "error to x_0", "of the noise")
+    for step in range(calibration.num_steps, -1, -max(calibration.num_steps // 10, 1)):
+        noise = 1.0 - calibration.alpha_bar[step]
+        table.add_row(str(step), f"{calibration.mmse[step]:.5f}", f"{noise:.5f}")
+    console = _console()
+    console.print(table)
+    print_files([file])
 
 
 def _verdict(timeline: Timeline) -> list[str]:
@@ -196,7 +213,7 @@ def print_comparison(comparison: Comparison, files: Sequence[Path]) -> None:
             str(timeline.bits_sent),
         )
     console.print(table)
-    _print_files(console, files)
+    print_files(files)
 
 
 def print_model(description: dict[str, Any], card: str | None) -> None:
@@ -234,7 +251,7 @@ def print_card(path: Path) -> None:
     console = _console()
     console.print(path.read_text(encoding="utf-8").strip())
     console.print()
-    _print_files(console, [path])
+    print_files([path])
 
 
 def print_recording(summary: dict[str, Any]) -> None:
@@ -242,13 +259,24 @@ def print_recording(summary: dict[str, Any]) -> None:
     console = _console()
     sentence = f"{summary['items']} items of {summary['model']}, {summary['new_items']} of them new"
     if summary["new_items"]:
-        share = summary["denoiser_seconds"] / summary["seconds"]
-        sentence += f", in {summary['seconds']:.1f} s, {share:.0%} of that in the denoiser"
+        sentence += f", in {summary['seconds']:.1f} s, {summary['denoiser_share']:.0%} of it in the denoiser"
     console.print(f"{sentence}.", soft_wrap=not console.is_terminal)
-    _print_files(console, [Path(summary["folder"])])
+    print_files([Path(summary["folder"])])
 
 
-def _print_files(console: Console, files: Sequence[Path]) -> None:
+def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table of numbers under a title."""
+    console = _console()
+    table = _table(*headings)
+    for row in rows:
+        table.add_row(*row)
+    console.print(title)
+    console.print(table)
+
+
+def print_files(files: Sequence[Path]) -> None:
+    """Where results are, one path per line."""
+    console = _console()
     for path in files:
         console.print(str(path), soft_wrap=True)
 

@@ -4,7 +4,14 @@ Messages say what was wrong, with the value, and what would be right. The comman
 line and exits with code 2.
 """
 
-__all__ = ["LatentcastError", "ModelError", "OutputError", "PacketError", "ParameterError"]
+__all__ = [
+    "LatentcastError",
+    "ModelError",
+    "OutputError",
+    "PacketError",
+    "ParameterError",
+    "StudyError",
+]
 
 
 class LatentcastError(Exception):
@@ -25,3 +32,7 @@ class ModelError(LatentcastError, RuntimeError):
 
 class OutputError(LatentcastError, OSError):
     """A result cannot be written where it was asked for."""
+
+
+class StudyError(LatentcastError, RuntimeError):
+    """A study cannot go on: a worker or a cluster is lost. What is finished stays."""

@@ -58,6 +58,10 @@ class Bands:
         """Bands of radial frequency."""
         return int(self.band_of[-1]) + 1
 
+    def in_scan_order(self, spectrum: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What belongs to the DCT coefficients of every channel, float64 (height, width), as (M,)."""
+        return np.broadcast_to(spectrum, self.latent_shape).reshape(-1)[self._order]
+
     def forward(self, latents: FloatArray) -> FloatArray:
         """Coefficients in scan order.
 

@@ -6,206 +6,201 @@ overshoot early on. Both are put right, in every band b of frequency, by two wei
 
     target_b(t) = alpha_b(t) xhat0_b(t) + beta_b(t) x_t,b,
 
-those of least error. Such errors are orthogonal to the estimate, so that what the device will miss is mmse(t)
-plus its distance to the target, and nothing else. For white Gaussian latents alpha = 0 and beta = a_t are
-exact, and mmse(t) = 1 - abar_t. Means are not looked at: the prior of every coefficient is centred on 0.
+fitted to recorded runs by least squares. Errors of least squares are orthogonal to the estimate, so that what
+the device will miss is mmse(t) plus its distance to the target, and nothing else. For white Gaussian latents
+alpha = 0 and beta = a_t are exact, and mmse(t) = 1 - abar_t.
 """
 
 from __future__ import annotations
 
 import json
-import re
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentcast.codec.bands import Bands
-from latentcast.codec.least_squares import Moments
 from latentcast.diffusion.gaussian import GaussianSource
+from latentcast.diffusion.loading import find_model
 from latentcast.diffusion.path import NoisePath
 from latentcast.diffusion.source import LatentShape, Step, Trajectory
-from latentcast.errors import ParameterError
+from latentcast.errors import ModelError, ParameterError
 
-__all__ = ["Calibration"]
+__all__ = ["Calibration", "calibration_file", "find_calibration"]
 
-Array: TypeAlias = NDArray[np.float64]
+FloatArray: TypeAlias = NDArray[np.float64]
 
 FORMAT = "latentcast calibration 1"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Calibration:
-    """Weights of the target at every step and in every band, and how good the target is.
+    """Weights of the target at every step and in every band, and how good it is.
 
     Attributes:
-        weights: alpha and beta, float64 (T + 1, bands, 2); one band stands for all frequencies. At t = 0 they
-            are 0 and 1, since the sample is x_0; at t = T both are 0, since nothing is known.
-        mmse_band: mean squared error of the target per dimension of a band, float64 (T + 1, bands), from 0 at
-            t = 0 to the prior variance at t = T, never falling.
+        weights: alpha and beta, float64 (T + 1, bands, 2); one band stands for all frequencies.
+        mmse: mean squared error of the target per dimension at t = 0..T, float64 (T + 1,), rising with t.
+        alpha_bar: of the noise path that it belongs to, float64 (T + 1,), falling with t.
         num_trajectories: how many runs it was fitted to; 0 where it is exact.
-        seed: root seed of those runs; None where there are none.
-        model: what made the runs; None for a closed form.
-        latent_shape: (channels, height, width) that the bands belong to; None for any.
+        model: what made the runs.
+        latent_shape: (channels, height, width) that the bands belong to, None for any.
 
     Raises:
         ParameterError: if the arrays do not fit each other, or hold what no calibration can.
     """
 
-    weights: Array = field(repr=False)
-    mmse_band: Array = field(repr=False)
+    weights: FloatArray = field(repr=False)
+    mmse: FloatArray = field(repr=False)
+    alpha_bar: FloatArray = field(repr=False)
     num_trajectories: int = 0
-    seed: int | None = None
     model: str | None = None
     latent_shape: LatentShape | None = None
 
     def __post_init__(self) -> None:
-        error, weights = self.mmse_band, self.weights
-        if error.ndim != 2 or len(error) < 2 or weights.shape != (*error.shape, 2):
+        steps = self.mmse.size
+        shapes = self.weights.shape[:1], self.weights.shape[2:], self.mmse.shape, self.alpha_bar.shape
+        if self.weights.ndim != 3 or shapes != ((steps,), (2,), (steps,), (steps,)) or steps < 2:
             raise ParameterError(
-                f"weights have shape {weights.shape} and mmse_band {error.shape}; they must be "
-                "(T + 1, bands, 2) and (T + 1, bands)"
+                f"weights have shape {self.weights.shape}, mmse {self.mmse.shape} and alpha_bar "
+                f"{self.alpha_bar.shape}; they must be (T + 1, bands, 2), (T + 1,) and (T + 1,)"
             )
-        if not (np.all(np.isfinite(weights)) and np.all(np.isfinite(error))):
-            raise ParameterError("weights or mmse_band hold infinity or NaN; every number must be finite")
-        if np.any(error[0] != 0.0) or np.any(np.diff(error, axis=0) < 0.0):
-            raise ParameterError("mmse_band must be 0 at t = 0 and never fall with t")
-        if np.any(weights[0] != (0.0, 1.0)) or np.any(weights[-1] != 0.0):
-            raise ParameterError("weights must be (0, 1) at t = 0 and (0, 0) at t = T, in every band")
-        if self.num_trajectories < 0:
-            raise ParameterError(f"num_trajectories is {self.num_trajectories}; it must be 0 or more")
-        bands = 1 if self.latent_shape is None else Bands(self.latent_shape).num_bands
-        if bands != error.shape[1]:
-            raise ParameterError(
-                f"there are weights for {error.shape[1]} bands; latents of shape "
-                f"{self.latent_shape or 'any'} have {bands}"
-            )
+        if not all(np.all(np.isfinite(values)) for values in (self.weights, self.mmse, self.alpha_bar)):
+            raise ParameterError("a calibration holds infinity or NaN; every number must be finite")
+        if np.any(self.mmse < 0.0) or np.any(np.diff(self.mmse) < 0.0):
+            raise ParameterError("mmse must not be negative, nor fall with t")
+        if np.any(np.diff(self.alpha_bar) >= 0.0):
+            raise ParameterError("alpha_bar must fall with t")
+        if self.weights.shape[1] > 1:
+            bands = None if self.latent_shape is None else Bands(self.latent_shape).num_bands
+            if bands != self.weights.shape[1]:
+                raise ParameterError(
+                    f"weights are for {self.weights.shape[1]} bands; latents of shape {self.latent_shape} "
+                    f"have {bands}"
+                )
 
     @property
     def num_steps(self) -> int:
         """T."""
-        return len(self.mmse_band) - 1
-
-    @cached_property
-    def mmse(self) -> Array:
-        """Mean squared error of the target per dimension at t = 0..T, float64 (T + 1,), never falling."""
-        if self.latent_shape is None:
-            return self.mmse_band[:, 0]
-        sizes = np.bincount(Bands(self.latent_shape).band_of)
-        mean: Array = self.mmse_band @ (sizes / sizes.sum())
-        # A weighted sum rounds; it must not turn a level stretch into a fall.
-        return np.maximum.accumulate(mean)
+        return self.mmse.size - 1
 
     @classmethod
     def white(cls, path: NoisePath) -> Calibration:
         """The exact one of white Gaussian latents: alpha = 0, beta = a_t / (a_t^2 + s_t^2).
 
-        Its numbers depend on the schedule alone, so it serves latents of any shape.
-
         Example:
             >>> calibration = Calibration.white(NoisePath.stable_diffusion(50))
             >>> round(float(calibration.mmse[25]), 6)
-            0.697705
+            0.697704
         """
         power = path.signal**2 + path.noise**2
         weights = np.zeros((path.num_steps + 1, 1, 2))
         weights[:, 0, 1] = path.signal / power
         mmse = path.noise**2 / power
-        # x_T is noise that the device could have made itself.
+        # x_T is the noise that the device could have made itself.
         weights[-1], mmse[-1] = 0.0, 1.0
-        return cls(weights=weights, mmse_band=mmse[:, None])
+        return cls(weights=weights, mmse=np.maximum.accumulate(mmse), alpha_bar=path.alpha_bar)
 
     @classmethod
     def gaussian(cls, source: GaussianSource) -> Calibration:
-        """The best weights per band for a Gaussian source, from its exact second moments.
-
-        x_t = a_t x_0 + s_t eps knows all of x_0 that x_(t+1), and so the clean estimate, knows. In a band of
-        one variance beta alone is at work; where variances differ within a band, the clean estimate, shrunk
-        coefficient by coefficient, helps.
+        """That of a Gaussian source, exact if it is white, else with one variance for each band.
 
         Example:
-            >>> source = GaussianSource((4, 16, 16), NoisePath.stable_diffusion(50))
-            >>> exact = Calibration.white(source.path)
-            >>> bool(np.allclose(Calibration.gaussian(source).mmse, exact.mmse))
+            >>> source = GaussianSource.natural((4, 16, 16), NoisePath.stable_diffusion(50))
+            >>> calibration = Calibration.gaussian(source)
+            >>> bool(calibration.mmse[25] < 0.6)
             True
         """
+        path = source.path
+        if source.spectrum is None:
+            return cls.white(path)
         bands = Bands(source.latent_shape)
-        v = bands.in_scan_order(source.spectrum)
-        a, s = source.path.signal[:, None], source.path.noise[:, None]
-        power = a**2 * v + s**2
-        gain = a[1:] * v / power[1:]  # of the clean estimate that comes with t = 0..T-1
-        ratio = a[1:] / a[:-1]
-        shape = (source.path.num_steps, v.size)
-        moments = Moments(
-            estimate=np.broadcast_to(gain**2 * power[1:], shape),
-            cross=np.broadcast_to(gain * ratio * power[:-1], shape),
-            sample=np.broadcast_to(power[:-1], shape),
-            estimate_final=np.broadcast_to(gain * a[1:] * v, shape),
-            sample_final=np.broadcast_to(a[:-1] * v, shape),
-            final=v[None],
-        ).by_band(bands)
-        weights = moments.weights()
-        return cls._with_ends(weights, moments.error(weights), moments.final, source.latent_shape)
+        variance = bands.in_scan_order(source.spectrum)
+        counts = np.bincount(bands.band_of)
+        of_band = np.bincount(bands.band_of, weights=variance) / counts
+        a, s = path.signal[:, None], path.noise[:, None]
+        beta = a * of_band / (a**2 * of_band + s**2)
+        beta[-1] = 0.0
+        error = ((1.0 - a * beta) ** 2 * of_band + (s * beta) ** 2) @ counts / bands.size
+        weights = np.stack((np.zeros_like(beta), beta), axis=-1)
+        return cls(
+            weights=weights,
+            mmse=np.maximum.accumulate(error),
+            alpha_bar=path.alpha_bar,
+            latent_shape=source.latent_shape,
+        )
 
     @classmethod
-    def fit(
-        cls, trajectories: Iterable[Trajectory], *, model: str | None = None, seed: int | None = None
-    ) -> Calibration:
-        """Fit the weights to recorded runs by least squares.
-
-        The error is measured on each run with weights fitted to all the others, so that it holds for new
-        runs, and made monotone: knowing more never hurts, and a rise where t falls is noise of the fit.
+    def fit(cls, trajectories: Iterable[Trajectory], *, model: str | None = None) -> Calibration:
+        """Fit the weights by least squares.
 
         Args:
-            trajectories: runs of one model, read once; some dozens are enough.
+            trajectories: recorded runs of one model, read once; some dozens are enough.
             model: what made them.
-            seed: their root seed.
 
         Raises:
-            ParameterError: if there are fewer than two, or they do not fit each other.
+            ParameterError: if there are none, or they do not fit each other.
 
         Example:
+            >>> from latentcast.diffusion.gaussian import GaussianSource
             >>> source = GaussianSource((4, 16, 16), NoisePath.stable_diffusion(50))
             >>> runs = [Trajectory.record(source, "", seed=seed) for seed in range(8)]
             >>> calibration = Calibration.fit(runs)
-            >>> bool(abs(calibration.mmse[25] / Calibration.white(source.path).mmse[25] - 1) < 0.05)
+            >>> bool(abs(calibration.mmse[25] / (1 - source.path.alpha_bar[25]) - 1) < 0.05)
             True
         """
-        runs: list[Moments] = []
-        first: tuple[NoisePath, LatentShape] | None = None
-        for run in trajectories:
-            if first is None:
-                first = run.path, run.latent_shape
-            if (run.path, run.latent_shape) != first:
-                raise ParameterError(
-                    f"run {len(runs)} has {run.num_steps} steps of shape {run.latent_shape}, the first had "
-                    f"{first[0].num_steps} of shape {first[1]}; all must be of one model and schedule"
-                )
-            runs.append(Moments.of_run(run.clean_estimates, run.samples, Bands(run.latent_shape)))
-        if first is None or len(runs) < 2:
-            raise ParameterError(f"{len(runs)} trajectories cannot be calibrated with; give at least 2")
-        moments = Moments.stack(runs)
-        error = moments.error(moments.without_each().weights()).mean(axis=0)
-        mean = moments.mean()
-        exact = cls._with_ends(mean.weights(), error, mean.final, first[1])
-        return replace(exact, num_trajectories=len(runs), seed=seed, model=model)
+        sums: _Moments | None = None
+        for trajectory in trajectories:
+            if sums is None:
+                sums = _Moments(trajectory)
+            sums.add(trajectory)
+        if sums is None:
+            raise ParameterError("there are no trajectories to calibrate with; record at least one")
+        weights, mmse = sums.solve()
+        return cls(
+            weights=weights,
+            mmse=mmse,
+            alpha_bar=sums.path.alpha_bar,
+            num_trajectories=sums.count,
+            model=model,
+            latent_shape=sums.bands.latent_shape,
+        )
 
-    @classmethod
-    def _with_ends(cls, weights: Array, error: Array, prior: Array, latent_shape: LatentShape) -> Calibration:
-        """Put t = 0, where the sample is x_0, and t = T, where nothing is known, to the steps between."""
-        weights = np.concatenate([weights, np.zeros_like(weights[:1])])
-        weights[0] = 0.0, 1.0
-        error = np.concatenate([np.zeros_like(prior), error[1:], prior])
-        return cls(weights=weights, mmse_band=_rising(error), latent_shape=latent_shape)
+    def at(self, path: NoisePath) -> Calibration:
+        """The calibration for another number of steps of the same model, interpolated in abar_t.
+
+        Args:
+            path: the noise path of the run.
+
+        Returns:
+            Itself where the steps are the same.
+
+        Example:
+            >>> short = Calibration.white(NoisePath.stable_diffusion(50)).at(NoisePath.stable_diffusion(10))
+            >>> short.num_steps
+            10
+        """
+        if path.num_steps == self.num_steps and np.allclose(path.alpha_bar, self.alpha_bar, atol=1e-6):
+            return self
+        weights = np.empty((path.num_steps + 1, *self.weights.shape[1:]))
+        # abar falls with t, interpolation wants it rising.
+        for place in np.ndindex(*self.weights.shape[1:]):
+            known = self.weights[::-1, *place]
+            weights[:, *place] = np.interp(path.alpha_bar, self.alpha_bar[::-1], known)
+        mmse = np.interp(path.alpha_bar, self.alpha_bar[::-1], self.mmse[::-1])
+        weights[0], mmse[0] = self.weights[0], self.mmse[0]
+        weights[-1], mmse[-1] = self.weights[-1], self.mmse[-1]
+        return replace(self, weights=weights, mmse=np.maximum.accumulate(mmse), alpha_bar=path.alpha_bar)
 
     @cached_property
     def _per_coefficient(self) -> NDArray[np.float32]:
-        """Weights of every coefficient, or one for all, float32 (T + 1, M or 1, 2)."""
+        """Weights of every coefficient, or of all alike, float32 (T + 1, M or 1, 2)."""
         weights = self.weights
-        if self.latent_shape is not None:
+        if self.latent_shape is not None and weights.shape[1] > 1:
             weights = weights[:, Bands(self.latent_shape).band_of]
         return weights.astype(np.float32)
 
@@ -223,81 +218,146 @@ class Calibration:
         """
         _, channels, height, width = step.sample.shape
         shape = (channels, height, width)
-        if step.index > self.num_steps or self.latent_shape not in (None, shape):
+        if not 0 <= step.index <= self.num_steps or self.latent_shape not in (None, shape):
             raise ParameterError(
                 f"step {step.index} has latents of shape {shape}; the calibration is for steps "
-                f"0..{self.num_steps} and shape {self.latent_shape or 'any'}"
+                f"0..{self.num_steps} and shape {self.latent_shape}"
             )
         bands = Bands(shape)
-        alpha, beta = np.moveaxis(self._per_coefficient[step.index], -1, 0)
-        target = beta * bands.forward(step.sample)
-        if alpha.any():
-            target += alpha * bands.forward(step.clean_estimate)
+        weights = self._per_coefficient[step.index]
+        target: NDArray[np.float32] = weights[:, 1] * bands.forward(step.sample)
+        if np.any(weights[:, 0]):
+            target += weights[:, 0] * bands.forward(step.clean_estimate)
         return target
 
-    def to_json(self) -> str:
-        """The calibration as JSON text, numbers rounded to about float32's precision."""
-        stored = {
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
             "format": FORMAT,
             "model": self.model,
             "num_trajectories": self.num_trajectories,
-            "seed": self.seed,
-            "latent_shape": self.latent_shape,
-            "num_steps": self.num_steps,
-            "mmse": _rounded(self.mmse),
-            "mmse_band": _rounded(self.mmse_band),
-            "weights": _rounded(self.weights),
+            "latent_shape": None if self.latent_shape is None else list(self.latent_shape),
+            "alpha_bar": self.alpha_bar.tolist(),
+            "mmse": [round(value, 9) for value in self.mmse.tolist()],
+            "weights": np.round(self.weights, 7).tolist(),
         }
-        # One step a line.
-        lines = json.dumps(stored).replace("]], [[", "]],\n[[").replace(', "', ',\n"')
-        return re.sub(r"(?<=\d\]), \[(?=\d)", ",\n[", lines) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Calibration:
-        """Read what `to_json` wrote.
+    def load(cls, path: str | Path) -> Calibration:
+        """Read what `to_dict` gave, from a JSON file.
 
         Raises:
-            ParameterError: if the text is no calibration, or one that contradicts itself.
+            ModelError: if the file cannot be read or is no calibration.
         """
         try:
-            stored: dict[str, Any] = json.loads(text)
+            stored = json.loads(Path(path).read_text(encoding="utf-8"))
             if not isinstance(stored, dict) or stored.get("format") != FORMAT:
                 raise ValueError(f"its format is not {FORMAT!r}")
-            shape, model, seed = stored["latent_shape"], stored["model"], stored["seed"]
-            if shape is not None and not (len(shape) == 3 and all(type(size) is int for size in shape)):
-                raise ValueError(f"latent_shape is {shape}; it must be three integers or null")
-            if not isinstance(model, str | None) or not isinstance(seed, int | None):
-                raise ValueError(f"model is {model!r} and seed {seed!r}; they must be text and integer")
-            result = cls(
+            shape = stored["latent_shape"]
+            return cls(
                 weights=np.array(stored["weights"], np.float64),
-                mmse_band=np.array(stored["mmse_band"], np.float64),
+                mmse=np.array(stored["mmse"], np.float64),
+                alpha_bar=np.array(stored["alpha_bar"], np.float64),
                 num_trajectories=int(stored["num_trajectories"]),
-                seed=seed,
-                model=model,
-                latent_shape=None if shape is None else (shape[0], shape[1], shape[2]),
+                model=stored["model"],
+                latent_shape=None if shape is None else (int(shape[0]), int(shape[1]), int(shape[2])),
             )
-            if stored["num_steps"] != result.num_steps:
-                raise ValueError(f"num_steps is {stored['num_steps']}, its arrays have {result.num_steps}")
-        except KeyError as error:
-            raise ParameterError(f"this is no calibration: it lacks {error}") from error
-        except (ValueError, TypeError, OverflowError, RecursionError) as error:
-            raise ParameterError(f"this is no calibration: {' '.join(str(error).split())[:200]}") from error
-        return result
+        except (OSError, ValueError, KeyError, TypeError, IndexError, ParameterError) as error:
+            raise ModelError(
+                f"cannot read the calibration {path}: {error}; make it anew with latentcast model calibrate"
+            ) from error
 
 
-def _rising(error: Array) -> Array:
-    """The nearest values in the squared sense that never fall with t, band by band."""
-    # Only a fit needs it; scipy.optimize takes long to import.
-    from scipy.optimize import isotonic_regression
+def calibration_file(model: str | Path) -> Path:
+    """Where a model's calibration is kept: in its folder, or in the user's cache for one of the hub.
 
-    inner = np.maximum(error, 0.0)
-    rising = np.stack([isotonic_regression(column).x for column in inner.T], axis=1)
-    rising[0] = 0.0
-    return np.maximum.accumulate(rising, axis=0)
+    Raises:
+        ModelError: if there is no such model.
+
+    Example:
+        >>> calibration_file("scenes").name
+        'calibration.json'
+    """
+    place = find_model(model)
+    if isinstance(place, Path):
+        return place / "calibration.json"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "latentcast" / f"calibration-{place.replace('/', '--')}.json"
 
 
-def _rounded(values: Array) -> Any:
-    """Nested lists of numbers with nine significant digits."""
-    if values.ndim:
-        return [_rounded(value) for value in values]
-    return float(f"{values:.9g}")
+def find_calibration(model: object, path: NoisePath) -> Calibration | None:
+    """The calibration of a model, if there is one.
+
+    Args:
+        model: a name, folder or hub id; a loaded model, which has one of these as its `name`; or a Gaussian
+            source, whose calibration follows from its spectrum.
+        path: the noise path of the run.
+
+    Returns:
+        The calibration for that path, or None where the model has not been calibrated.
+
+    Raises:
+        ModelError: if its file is damaged.
+
+    Example:
+        >>> find_calibration("scenes", NoisePath.stable_diffusion(50)).num_steps
+        50
+    """
+    if isinstance(model, GaussianSource):
+        return Calibration.gaussian(model)
+    name = model if isinstance(model, str | Path) else getattr(model, "name", None)
+    if not isinstance(name, str | Path):
+        return None
+    try:
+        file = calibration_file(name)
+    except ModelError:  # a source of one's own
+        return None
+    return Calibration.load(file).at(path) if file.is_file() else None
+
+
+class _Moments:
+    """Sums of products, in every step and band, of which least squares is made."""
+
+    def __init__(self, first: Trajectory) -> None:
+        self.bands = Bands(first.latent_shape)
+        self.path = first.path
+        self.count = 0
+        shape = (first.num_steps + 1, self.bands.num_bands)
+        self._of_features = np.zeros((*shape, 2, 2))
+        self._with_final = np.zeros((*shape, 2))
+        self._of_final = np.zeros(shape[1])
+
+    def add(self, run: Trajectory) -> None:
+        if run.latent_shape != self.bands.latent_shape or run.num_steps != self.path.num_steps:
+            raise ParameterError(
+                f"a trajectory has {run.num_steps} steps of shape {run.latent_shape}, the first had "
+                f"{self.path.num_steps} of {self.bands.latent_shape}; all must be of one model"
+            )
+        estimates = self.bands.forward(run.clean_estimates).astype(np.float64)
+        samples = self.bands.forward(run.samples).astype(np.float64)
+        final = samples[0]
+        self.count += 1
+        for row, first in enumerate((estimates, samples)):
+            self._with_final[..., row] += self._by_band(first * final)
+            for column, second in enumerate((estimates, samples)):
+                self._of_features[..., row, column] += self._by_band(first * second)
+        self._of_final += self._by_band(final**2)
+
+    def solve(self) -> tuple[FloatArray, FloatArray]:
+        steps = self._with_final.shape[0]
+        # A little regularisation keeps a step whose two features are the same solvable.
+        ridge = 1e-6 * np.trace(self._of_features, axis1=-2, axis2=-1)[..., None, None] + 1e-12
+        weights = np.linalg.solve(self._of_features + ridge * np.eye(2), self._with_final[..., None])[..., 0]
+        # At t = 0 the sample is x_0; at t = T nothing is known.
+        weights[0], weights[-1] = (0.0, 1.0), 0.0
+        explained = 2.0 * np.sum(weights * self._with_final, axis=-1) - np.einsum(
+            "tbi,tbij,tbj->tb", weights, self._of_features, weights
+        )
+        error = (self._of_final - explained).sum(axis=1) / (self.count * self.bands.size)
+        error[0] = 0.0
+        # Knowing more never hurts: a rise where t falls is noise of the fit.
+        return weights, np.maximum.accumulate(np.maximum(error, 0.0)).reshape(steps)
+
+    def _by_band(self, values: FloatArray) -> FloatArray:
+        starts = np.flatnonzero(np.diff(self.bands.band_of, prepend=-1))
+        return np.add.reduceat(values, starts, axis=-1)

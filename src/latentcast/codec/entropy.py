@@ -47,7 +47,7 @@ SHAPES = ("gaussian", "laplacian")
 NUM_SHAPES = len(SHAPES)
 
 PRICE = 0.45
-"""What a bit may cost, in squared half steps: the trellis quantiser's own trade at all but the lowest rates."""
+"""What a bit may cost, in squared half steps: the quantiser's own trade at all but the lowest rates."""
 
 _FILE = Path(__file__).parent / "tables.npy"
 
@@ -77,7 +77,7 @@ def scale_class(deviation: FloatArray) -> NDArray[np.int32]:
     """
     octaves = np.log2(np.maximum(deviation, 2.0**-40))
     number = np.rint(CLASSES_PER_OCTAVE * octaves) - FIRST_CLASS
-    return np.clip(number, -1, MAX_CLASS).astype(np.int32)
+    return np.asarray(np.clip(number, -1, MAX_CLASS), np.int32)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -197,7 +197,7 @@ def _train_class(values: NDArray[np.float32], number: int, rounds: int) -> NDArr
 def _integer_frequencies(counts: FloatArray) -> IntArray:
     """Whole numbers of at least 1 that sum to 2^15."""
     room = (1 << TOTAL_BITS) - counts.size
-    frequency = 1 + np.floor(room * counts / counts.sum()).astype(np.int64)
+    frequency = np.asarray(1 + np.floor(room * counts / counts.sum()), np.int64)
     frequency[int(np.argmax(frequency))] += (1 << TOTAL_BITS) - int(frequency.sum())
     return frequency
 

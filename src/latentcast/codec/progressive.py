@@ -28,18 +28,30 @@ from latentcast.codec.entropy import (
     entropy_model,
     scale_class,
 )
-from latentcast.codec.range_coder import DAMAGED, HEADER_MISSING, decode_symbols, encode_symbols
+from latentcast.codec.range_coder import CLASS_BITS, DAMAGED, HEADER_MISSING, decode_symbols, encode_symbols
 from latentcast.codec.trellis import OFFSET_UNIT, search
 from latentcast.errors import PacketError, ParameterError
 
-__all__ = ["MIN_CLASS", "Refined", "apply_packet", "group_size", "make_packet", "step_size"]
+__all__ = [
+    "FINAL_MIN_CLASS",
+    "MIN_CLASS",
+    "Refined",
+    "apply_packet",
+    "group_size",
+    "make_packet",
+    "step_size",
+]
 
 FloatArray: TypeAlias = NDArray[np.float32]
 
 MIN_CLASS = 4
 """Least scale class that is worth refining: about 0.9 bits per number; below, bits buy too little."""
 
-MIN_PACKET_BYTES = 4
+FINAL_MIN_CLASS = 3
+"""The same for x_0 itself, which later packets will not change."""
+
+MAX_INNOVATION = 2.0**28
+"""Largest |target - held| that the format reaches: the coarsest step at about the highest scale class."""
 
 STEP_BITS = 10
 STEPS_PER_OCTAVE = 32
@@ -69,16 +81,13 @@ class Refined:
 
 
 def group_size(latent_size: int) -> int:
-    """Coefficients in a group: as many as make about 128 groups, 16 to 128, a power of two.
+    """Coefficients in a group: small ones follow the statistics, large ones cost less to describe.
 
     Example:
-        >>> group_size(16384), group_size(1024), group_size(5)
-        (128, 16, 16)
+        >>> group_size(16384), group_size(1024)
+        (128, 64)
     """
-    size = 16
-    while size < 128 and size * 128 < latent_size:
-        size *= 2
-    return size
+    return 64 if latent_size < 8192 else 128
 
 
 def step_size(index: int) -> np.float32:
@@ -114,7 +123,7 @@ def make_packet(
         target: y, float32 (M,).
         held: z, float32 (M,).
         max_bytes: length of the packet.
-        horizon_bits: bits until the pass ends, this packet's included.
+        horizon_bits: bits until the pass ends, this packet's included; of no account if it is final.
         start: where the last packet ended (`next_start`); an unfinished group goes on from there.
         final: no other packet follows: try steps until all that should be refined fits.
         min_class: least scale class that is refined.
@@ -123,7 +132,8 @@ def make_packet(
         The packet; None where nothing is worth a packet, or it is too short for anything.
 
     Raises:
-        ParameterError: if the arrays do not fit.
+        ParameterError: if the arrays do not fit, hold NaN or infinity, or lie farther apart than
+            `MAX_INNOVATION`; or if the start is no coefficient.
 
     Example:
         >>> target = np.random.default_rng(0).standard_normal(1024).astype(np.float32)
@@ -131,20 +141,30 @@ def make_packet(
         >>> len(refined.data), bool(np.mean((refined.held - target) ** 2) < 0.4)
         (256, True)
     """
-    if target.shape != held.shape or target.ndim != 1 or target.dtype != np.float32 != held.dtype:
+    _check_held(held)
+    if target.shape != held.shape or target.dtype != np.float32:
         raise ParameterError(
             f"target is {target.dtype} {target.shape} and held {held.dtype} {held.shape}; "
             "both must be float32 arrays of one axis and length"
         )
-    if max_bytes < MIN_PACKET_BYTES:
+    if not 0 <= start < held.size:
+        raise ParameterError(f"start is {start}; the coefficients are 0 .. {held.size - 1}")
+    with np.errstate(invalid="ignore", over="ignore"):
+        innovation = target - held
+    farthest = float(np.abs(innovation).max())
+    if not farthest <= MAX_INNOVATION:
+        raise ParameterError(
+            f"target and held are {farthest:g} apart; both must be finite, at most {MAX_INNOVATION:g} apart"
+        )
+    if 8 * max_bytes < sum(_header_bits(held.size)) + CLASS_BITS:
         return None
-    pieces = _Pieces.of(target - held, start)
+    pieces = _Pieces.of(innovation, start)
     shape = pieces.shape()
-    bits = horizon_bits - sum(_header_bits(target.size))
+    bits = (8 * max_bytes if final else horizon_bits) - sum(_header_bits(held.size))
     index = pieces.step_for(entropy_model(shape), bits, min_class)
     best: Refined | None = None
     tried: set[int] = set()
-    while 0 <= index < NUM_STEPS and index not in tried:
+    while 0 <= index <= pieces.finest_step() and index not in tried:
         tried.add(index)
         refined = _encode(pieces, held, index, shape, max_bytes, min_class)
         if refined is None:
@@ -170,6 +190,7 @@ def apply_packet(data: bytes | bytearray | memoryview, held: FloatArray) -> Refi
 
     Raises:
         PacketError: if the bytes are not a packet. The device keeps what it holds.
+        ParameterError: if `held` is not a float32 array of one axis.
 
     Example:
         >>> target = np.linspace(-2, 2, 64, dtype=np.float32)
@@ -177,6 +198,7 @@ def apply_packet(data: bytes | bytearray | memoryview, held: FloatArray) -> Refi
         >>> bool(np.all(apply_packet(refined.data, np.zeros(64, np.float32)).held == refined.held))
         True
     """
+    _check_held(held)
     content = np.frombuffer(bytes(data), np.uint8)
     after = held.copy()
     refined, reached, start, status = decode_symbols(
@@ -242,11 +264,17 @@ class _Pieces:
         chosen[by_energy[:count]] = True
         return chosen
 
+    def finest_step(self) -> int:
+        """The finest step at which no group lies above the highest class."""
+        octave = float(np.log2(max(np.sqrt(self.energy.max()), 2.0**-40)))
+        index = (TOP_EXPONENT - octave) * STEPS_PER_OCTAVE
+        return int(np.clip(index + (MAX_CLASS - 4) * STEPS_PER_OCTAVE / CLASSES_PER_OCTAVE, 0, NUM_STEPS - 1))
+
     def step_for(self, model: EntropyModel, bits: float, min_class: int) -> int:
         """The coarsest step whose refinements take at least that many bits, of all steps the finest."""
         sizes = np.diff(self.edges)
         octaves = CLASSES_PER_OCTAVE * np.log2(np.maximum(np.sqrt(self.energy), 2.0**-40))
-        low, high = -1, NUM_STEPS - 1
+        low, high = -1, self.finest_step()
         while high - low > 1:
             middle = (low + high) // 2
             # As scale_class, of all groups at once.
@@ -297,7 +325,16 @@ def _encode(
         out,
     )
     refined = apply_packet(out[:length].tobytes(), held)
+    if refined.num_refined == 0:
+        return None
     return replace(refined, complete=refined.num_refined == values.size)
+
+
+def _check_held(held: FloatArray) -> None:
+    if held.dtype != np.float32 or held.ndim != 1 or held.size == 0:
+        raise ParameterError(
+            f"held is {held.dtype} {held.shape}; it must be float32, of one axis, with at least one number"
+        )
 
 
 def _header_bits(latent_size: int) -> tuple[int, int, int]:

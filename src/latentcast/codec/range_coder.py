@@ -1,4 +1,4 @@
-"""The compiled range coder and the layout of a packet's symbols.
+r"""The compiled range coder and the layout of a packet's symbols.
 
 A byte-wise range coder (Martin 1979, with the carry handling that LZMA made known). Its special property is
 on the decoding side: after the last byte that arrived, nothing is known about the code value but an interval,
@@ -12,8 +12,8 @@ Numbers lie in scan order in groups of `group_size`, seen as a ring from `start`
 | --- | --- |
 | step index (10 bits), shape (1 bit), start (as many bits as M - 1 has) | plainly |
 | per group, but the first: is it refined? | adaptive bit, given whether the one before was |
-| its scale class | plainly (7 bits) the first time, then adaptively, as the change from the last refined group |
-| its numbers: min(\\|k\\| >> shift, escape) | tables by class and trellis quantiser |
+| its scale class | plainly (7 bits) at first, then adaptively: its change from the last refined group |
+| its numbers: min((\|k\| + lift) >> shift, escape) | tables by class and trellis quantiser |
 | escape: Elias gamma of the excess; low bits; sign | plainly |
 
 The first group begins at `start` and may be the rest of one that an earlier packet left unfinished.
@@ -26,7 +26,7 @@ import numpy as np
 
 from latentcast.codec.trellis import NEXT_STATE, OFFSET_UNIT, QUANTIZER
 
-__all__ = ["COMPLETE", "DAMAGED", "HEADER_MISSING", "decode_symbols", "encode_symbols"]
+__all__ = ["CLASS_BITS", "COMPLETE", "DAMAGED", "HEADER_MISSING", "decode_symbols", "encode_symbols"]
 
 CLASS_BITS = 7
 TABLE_BITS = 15
@@ -35,10 +35,10 @@ MAX_ESCAPE_DIGITS = 8
 # What became of the decoding of some bytes.
 COMPLETE, HEADER_MISSING, DAMAGED = range(3)
 
-# Encoder registers.
-LOW, RANGE, CACHE, PENDING, LENGTH, STARTED = range(6)
-# Decoder registers: the code value, the coder's range, the next byte, and how wide the unknown tail is.
-CODE, WIDTH, NEXT, UNKNOWN = 0, 1, 2, 3
+# What changes only from byte to byte: of the encoder, and of the decoder (the next byte, how wide the unknown
+# tail is, and whether the code value left the coder's range, as it does in no packet of an encoder).
+CACHE, PENDING, LENGTH, STARTED = range(4)
+NEXT, UNKNOWN, BROKEN = range(3)
 
 FLAG_BITS = 12
 FLAG_RATE = 4
@@ -51,9 +51,8 @@ CHANGE_GAIN = 24
 CHANGE_LIMIT = 3800
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
-def _put_byte(coder: Any, out: Any) -> None:
-    low = coder[LOW]
+@numba.njit(cache=True)
+def _put_byte(low: Any, coder: Any, out: Any) -> Any:
     if low < 0xFF000000 or low > 0xFFFFFFFF:
         carry = low >> 32
         if coder[STARTED] == 1:
@@ -69,27 +68,41 @@ def _put_byte(coder: Any, out: Any) -> None:
         coder[STARTED] = 1
     else:
         coder[PENDING] += 1
-    coder[LOW] = (low & 0x00FFFFFF) << 8
+    return (low & 0x00FFFFFF) << 8
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
-def _encode(coder: Any, out: Any, start: Any, frequency: Any, unit: Any) -> None:
-    coder[LOW] += unit * start
-    coder[RANGE] = unit * frequency
-    while coder[RANGE] < 1 << 24:
-        coder[RANGE] <<= 8
-        _put_byte(coder, out)
+@numba.njit(cache=True)
+def _encode(low: Any, width: Any, coder: Any, out: Any, start: Any, frequency: Any, unit: Any) -> Any:
+    """The lower end and the width of the interval after a symbol; the registers stay in the processor's."""
+    low += unit * start
+    width = unit * frequency
+    while width < 1 << 24:
+        width <<= 8
+        low = _put_byte(low, coder, out)
+    return low, width
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
-def _encode_plain(coder: Any, out: Any, value: Any, bits: Any) -> None:
+@numba.njit(cache=True)
+def _encode_plain(low: Any, width: Any, coder: Any, out: Any, value: Any, bits: Any) -> Any:
     while bits > 0:
         part = min(bits, 12)
         bits -= part
-        _encode(coder, out, (value >> bits) & ((1 << part) - 1), 1, coder[RANGE] >> part)
+        low, width = _encode(low, width, coder, out, (value >> bits) & ((1 << part) - 1), 1, width >> part)
+    return low, width
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
+def _finish(low: Any, width: Any, coder: Any, out: Any) -> None:
+    """Write the one or two bytes that determine the last symbol, whatever would follow them."""
+    for missing in (24, 16):
+        value = (low + (1 << missing) - 1) >> missing << missing
+        if value + (1 << missing) <= low + width:
+            break
+    for _ in range(5 - missing // 8):
+        value = _put_byte(value, coder, out)
+
+
+@numba.njit(cache=True)
 def _adapt(counts: Any, symbol: Any, total: Any) -> Any:
     counts[symbol] += CHANGE_GAIN
     total += CHANGE_GAIN
@@ -101,7 +114,7 @@ def _adapt(counts: Any, symbol: Any, total: Any) -> Any:
     return total
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def _adapt_flag(chance: Any, before: Any, flag: Any) -> None:
     if flag:
         chance[before] += ((1 << FLAG_BITS) - FLAG_FLOOR - chance[before]) >> FLAG_RATE
@@ -109,7 +122,7 @@ def _adapt_flag(chance: Any, before: Any, flag: Any) -> None:
         chance[before] -= (chance[before] - FLAG_FLOOR) >> FLAG_RATE
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def encode_symbols(
     header: Any,
     header_bits: Any,
@@ -133,10 +146,10 @@ def encode_symbols(
         out: uint8, as long as the packet may be.
     """
     base_classes, escape = cumulative.shape[0], cumulative.shape[2] - 2
-    coder = np.zeros(6, np.int64)
-    coder[RANGE] = 0xFFFFFFFF
+    coder = np.zeros(4, np.int64)
+    low, width = 0, 0xFFFFFFFF
     for field in range(header.size):
-        _encode_plain(coder, out, header[field], header_bits[field])
+        low, width = _encode_plain(low, width, coder, out, header[field], header_bits[field])
     chance = np.array(FIRST_FLAG_CHANCE, np.int64)
     counts = CHANGE_COUNTS.copy()
     total = counts.sum()
@@ -146,118 +159,124 @@ def encode_symbols(
             break
         number = classes[group]
         if group > 0:
-            unit = coder[RANGE] >> FLAG_BITS
+            unit = width >> FLAG_BITS
             flag = 1 if number >= 0 else 0
             if flag == 1:
-                _encode(coder, out, 0, chance[before], unit)
+                low, width = _encode(low, width, coder, out, 0, chance[before], unit)
             else:
-                _encode(coder, out, chance[before], (1 << FLAG_BITS) - chance[before], unit)
+                low, width = _encode(
+                    low, width, coder, out, chance[before], (1 << FLAG_BITS) - chance[before], unit
+                )
             _adapt_flag(chance, before, flag)
             before = flag
             if flag == 0:
                 continue
         if last_class < 0:
-            _encode_plain(coder, out, number, CLASS_BITS)
+            low, width = _encode_plain(low, width, coder, out, number, CLASS_BITS)
         else:
             change = number - last_class
             symbol = min(2 * change if change >= 0 else -2 * change - 1, counts.size - 1)
             below = 0
             for other in range(symbol):
                 below += counts[other]
-            _encode(coder, out, below, counts[symbol], coder[RANGE] // total)
+            low, width = _encode(low, width, coder, out, below, counts[symbol], width // total)
             total = _adapt(counts, symbol, total)
             if symbol == counts.size - 1:
-                _encode_plain(coder, out, number, CLASS_BITS)
+                low, width = _encode_plain(low, width, coder, out, number, CLASS_BITS)
         last_class = number
         row, shift = number, 0
         while row >= base_classes:
             row -= per_octave
             shift += 1
-        half = (1 << shift) >> 1
+        lifts = ((1 << shift) >> 1, (1 << shift) - 1)
         for _ in range(edges[group + 1] - edges[group]):
             quantizer = QUANTIZER[state]
             magnitude = abs(np.int64(k[position]))
-            high = (magnitude + half) >> shift
+            high = (magnitude + lifts[quantizer]) >> shift
             symbol = min(high, escape)
             from_slot = cumulative[row, quantizer, symbol]
-            _encode(
+            low, width = _encode(
+                low,
+                width,
                 coder,
                 out,
                 from_slot,
                 cumulative[row, quantizer, symbol + 1] - from_slot,
-                coder[RANGE] >> TABLE_BITS,
+                width >> TABLE_BITS,
             )
             if symbol == escape:
                 rest, digits = high - escape + 1, 0
                 while rest >> (digits + 1) > 0:
                     digits += 1
                 for _ in range(digits):
-                    _encode_plain(coder, out, 1, 1)
-                _encode_plain(coder, out, 0, 1)
-                _encode_plain(coder, out, rest & ((1 << digits) - 1), digits)
+                    low, width = _encode_plain(low, width, coder, out, 1, 1)
+                low, width = _encode_plain(low, width, coder, out, 0, 1)
+                low, width = _encode_plain(low, width, coder, out, rest & ((1 << digits) - 1), digits)
             if shift > 0:
                 if high == 0:
-                    _encode_plain(coder, out, magnitude, shift - 1)
+                    low, width = _encode_plain(low, width, coder, out, magnitude, zero_bits[quantizer])
                 else:
-                    _encode_plain(coder, out, (magnitude + half) & ((1 << shift) - 1), shift)
+                    low, width = _encode_plain(
+                        low, width, coder, out, (magnitude + lifts[quantizer]) & ((1 << shift) - 1), shift
+                    )
             if magnitude > 0:
-                _encode(coder, out, 1 if k[position] < 0 else 0, 1, coder[RANGE] >> 1)
+                # The sign, spelt out: the call takes as long as all the rest of a number.
+                width >>= 1
+                if k[position] < 0:
+                    low += width
+                while width < 1 << 24:
+                    width <<= 8
+                    low = _put_byte(low, coder, out)
             state = NEXT_STATE[state, magnitude & 1]
             position += 1
-    for _ in range(5):
-        _put_byte(coder, out)
+    _finish(low, width, coder, out)
     return min(coder[LENGTH], out.size)
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
-def _take_bytes(coder: Any, data: Any) -> None:
-    while coder[WIDTH] < 1 << 24:
-        coder[WIDTH] <<= 8
-        coder[CODE] <<= 8
-        coder[UNKNOWN] <<= 8
-        if coder[NEXT] < data.size:
-            coder[CODE] |= data[coder[NEXT]]
+@numba.njit(cache=True)
+def _highest(code: Any, width: Any, tail: Any) -> Any:
+    """The code value, if every missing byte were 255."""
+    return min(code + tail[UNKNOWN], width - 1)
+
+
+@numba.njit(cache=True)
+def _accept(code: Any, tail: Any, data: Any, start: Any, frequency: Any, unit: Any) -> Any:
+    """Code value and width of the interval after a symbol."""
+    code -= unit * start
+    width = unit * frequency
+    if code >= width:
+        tail[BROKEN] = 1
+        code = width - 1
+    while width < 1 << 24:
+        width <<= 8
+        code <<= 8
+        tail[UNKNOWN] <<= 8
+        if tail[NEXT] < data.size:
+            code |= data[tail[NEXT]]
         else:
-            coder[UNKNOWN] |= 0xFF
-        coder[NEXT] += 1
+            tail[UNKNOWN] |= 0xFF
+        tail[NEXT] += 1
+    return code, width
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
-def _first(coder: Any, unit: Any, total: Any) -> Any:
-    """The slot of the code value, if every missing byte were 0."""
-    return min(coder[CODE] // unit, total - 1)
-
-
-@numba.njit(cache=True)  # type: ignore[misc]
-def _last(coder: Any, unit: Any, total: Any) -> Any:
-    """The slot of the code value, if every missing byte were 255."""
-    return min(min(coder[CODE] + coder[UNKNOWN], coder[WIDTH] - 1) // unit, total - 1)
-
-
-@numba.njit(cache=True)  # type: ignore[misc]
-def _accept(coder: Any, data: Any, start: Any, frequency: Any, unit: Any) -> None:
-    coder[CODE] -= unit * start
-    coder[WIDTH] = unit * frequency
-    _take_bytes(coder, data)
-
-
-@numba.njit(cache=True)  # type: ignore[misc]
-def _decode_plain(coder: Any, data: Any, bits: Any) -> Any:
-    """The value, or -1 where the bytes do not determine it."""
+@numba.njit(cache=True)
+def _decode_plain(code: Any, width: Any, tail: Any, data: Any, bits: Any) -> Any:
+    """The value, or -1 where the bytes do not determine it; code value and width of the interval."""
     value = 0
     while bits > 0:
         part = min(bits, 12)
         bits -= part
-        unit = coder[WIDTH] >> part
-        symbol = _first(coder, unit, 1 << part)
-        if symbol != _last(coder, unit, 1 << part):
-            return -1
-        _accept(coder, data, symbol, 1, unit)
+        unit = width >> part
+        end = (1 << part) - 1
+        symbol = min(code // unit, end)
+        if symbol != min(_highest(code, width, tail) // unit, end):
+            return -1, code, width
+        code, width = _accept(code, tail, data, symbol, 1, unit)
         value = value << part | symbol
-    return value
+    return value, code, width
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def decode_symbols(
     data: Any,
     header_bits: Any,
@@ -289,21 +308,40 @@ def decode_symbols(
         How many numbers were refined; how far from the start the last of them lies, plus 1; the start; and
         COMPLETE, HEADER_MISSING, or DAMAGED if something is out of range, after which `held` is worthless.
     """
+    tail = np.zeros(3, np.int64)
+    refined, reached, start, status = _decode_groups(
+        data, header_bits, held, group_size, max_class, tables, offsets, per_octave, step_sizes, tail
+    )
+    return refined, reached, start, DAMAGED if tail[BROKEN] == 1 else status
+
+
+@numba.njit(cache=True)
+def _decode_groups(
+    data: Any,
+    header_bits: Any,
+    held: Any,
+    group_size: Any,
+    max_class: Any,
+    tables: Any,
+    offsets: Any,
+    per_octave: Any,
+    step_sizes: Any,
+    tail: Any,
+) -> Any:
     size = held.size
     refined, reached = 0, 0
     header = np.zeros(3, np.int64)
-    coder = np.zeros(4, np.int64)
-    coder[WIDTH] = 0xFFFFFFFF
+    code, width = 0, 0xFFFFFFFF
     for place in range(4):
-        coder[CODE] <<= 8
-        coder[UNKNOWN] <<= 8
+        code <<= 8
+        tail[UNKNOWN] <<= 8
         if place < data.size:
-            coder[CODE] |= data[place]
+            code |= data[place]
         else:
-            coder[UNKNOWN] |= 0xFF
-    coder[NEXT] = 4
+            tail[UNKNOWN] |= 0xFF
+    tail[NEXT] = 4
     for field in range(3):
-        header[field] = _decode_plain(coder, data, header_bits[field])
+        header[field], code, width = _decode_plain(code, width, tail, data, header_bits[field])
         if header[field] < 0:
             return refined, reached, 0, HEADER_MISSING
     start = header[2]
@@ -321,15 +359,15 @@ def decode_symbols(
         place = (start + low) % size
         high_edge = min(min(low + group_size - place % group_size, low + size - place), size)
         if low > 0:
-            unit = coder[WIDTH] >> FLAG_BITS
+            unit = width >> FLAG_BITS
             limit = chance[before]
-            flag = 1 if _first(coder, unit, 1 << FLAG_BITS) < limit else 0
-            if flag != (1 if _last(coder, unit, 1 << FLAG_BITS) < limit else 0):
+            flag = 1 if code < unit * limit else 0
+            if flag != (1 if _highest(code, width, tail) < unit * limit else 0):
                 return refined, reached, start, COMPLETE
             if flag == 1:
-                _accept(coder, data, 0, limit, unit)
+                code, width = _accept(code, tail, data, 0, limit, unit)
             else:
-                _accept(coder, data, limit, (1 << FLAG_BITS) - limit, unit)
+                code, width = _accept(code, tail, data, limit, (1 << FLAG_BITS) - limit, unit)
             _adapt_flag(chance, before, flag)
             before = flag
             if flag == 0:
@@ -337,18 +375,18 @@ def decode_symbols(
                 continue
         symbol = counts.size - 1
         if last_class >= 0:
-            unit = coder[WIDTH] // total
-            slot = _first(coder, unit, total)
+            unit = width // total
             symbol, below = 0, 0
-            while below + counts[symbol] <= slot:
+            while symbol < counts.size - 1 and code >= unit * (below + counts[symbol]):
                 below += counts[symbol]
                 symbol += 1
-            if _last(coder, unit, total) >= below + counts[symbol]:
+            above = below + counts[symbol]
+            if above < total and _highest(code, width, tail) >= unit * above:
                 return refined, reached, start, COMPLETE
-            _accept(coder, data, below, counts[symbol], unit)
+            code, width = _accept(code, tail, data, below, counts[symbol], unit)
             total = _adapt(counts, symbol, total)
         if symbol == counts.size - 1:
-            number = _decode_plain(coder, data, CLASS_BITS)
+            number, code, width = _decode_plain(code, width, tail, data, CLASS_BITS)
             if number < 0:
                 return refined, reached, start, COMPLETE
         else:
@@ -360,43 +398,47 @@ def decode_symbols(
         while row >= base_classes:
             row -= per_octave
             shift += 1
-        half = (1 << shift) >> 1
+        lifts = ((1 << shift) >> 1, (1 << shift) - 1)
         for position in range(low, high_edge):
             quantizer = QUANTIZER[state]
             table = cumulative[row, quantizer]
-            unit = coder[WIDTH] >> TABLE_BITS
-            slot = _first(coder, unit, 1 << TABLE_BITS)
+            unit = width >> TABLE_BITS
             symbol = 0
-            while table[symbol + 1] <= slot:
+            # Products, not quotients: a division costs more than all the rest.
+            while symbol < escape and code >= unit * table[symbol + 1]:
                 symbol += 1
-            if _last(coder, unit, 1 << TABLE_BITS) >= table[symbol + 1]:
+            if symbol < escape and _highest(code, width, tail) >= unit * table[symbol + 1]:
                 return refined, reached, start, COMPLETE
-            _accept(coder, data, table[symbol], table[symbol + 1] - table[symbol], unit)
+            code, width = _accept(code, tail, data, table[symbol], table[symbol + 1] - table[symbol], unit)
             magnitude = symbol
             if symbol == escape:
                 digits, more = 0, 1
                 while more == 1 and digits <= MAX_ESCAPE_DIGITS:
-                    more = _decode_plain(coder, data, 1)
+                    more, code, width = _decode_plain(code, width, tail, data, 1)
                     digits += 1
                 if more < 0:
                     return refined, reached, start, COMPLETE
                 if more == 1:
                     return refined, reached, start, DAMAGED
                 digits -= 1
-                rest = _decode_plain(coder, data, digits)
+                rest, code, width = _decode_plain(code, width, tail, data, digits)
                 if rest < 0:
                     return refined, reached, start, COMPLETE
                 magnitude = (1 << digits | rest) - 1 + escape
             if shift > 0:
-                low_bits = _decode_plain(coder, data, shift - 1 if magnitude == 0 else shift)
+                low_bits, code, width = _decode_plain(
+                    code, width, tail, data, shift - 1 if magnitude == 0 else shift
+                )
                 if low_bits < 0:
                     return refined, reached, start, COMPLETE
-                magnitude = low_bits if magnitude == 0 else (magnitude << shift | low_bits) - half
+                magnitude = low_bits if magnitude == 0 else (magnitude << shift | low_bits) - lifts[quantizer]
             sign = 0
             if magnitude > 0:
-                sign = _decode_plain(coder, data, 1)
-                if sign < 0:
+                unit = width >> 1
+                sign = 1 if code >= unit else 0
+                if sign == 0 and _highest(code, width, tail) >= unit:
                     return refined, reached, start, COMPLETE
+                code, width = _accept(code, tail, data, sign, 1, unit)
             if magnitude > 0:
                 point = (2 * magnitude - quantizer) * OFFSET_UNIT
                 if shift == 0:

@@ -24,12 +24,12 @@ QUANTIZER = np.array([0, 1, 0, 1, 0, 1, 0, 1], dtype=np.int32)
 NUM_STATES = 8
 
 OFFSET_UNIT = 64
-"""Reconstruction points are whole 64ths of a half step: sgn(k) ((2 |k| - quantiser) 64 - offset), integers."""
+"""Reconstruction points are whole 64ths of a half step: sgn(k) ((2 |k| - quantiser) 64 - offset)."""
 
 _UNREACHED = 1e30
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def search(
     values: Any, scale_class: Any, cost_bits: Any, offset: Any, price: Any, base_classes: Any, per_octave: Any
 ) -> Any:
@@ -62,15 +62,19 @@ def search(
         while row >= base_classes:
             row -= per_octave
             shift += 1
-        half = (1 << shift) >> 1
         for quantizer in range(2):
+            # Quantiser 0 rounds k to the nearest multiple of 2^shift; quantiser 1, whose levels lie half a
+            # step lower, rounds up, so that zero stays alone and as rare as its table has it.
+            lift = (1 << shift) - 1 if quantizer == 1 else (1 << shift) >> 1
             best[quantizer, 0] = best[quantizer, 1] = _UNREACHED
             # The levels on both sides have both parities; zero is the cheap alternative.
             below = int((magnitude + quantizer) * 0.5)
             for attempt in range(3):
                 k = below + attempt if attempt < 2 else 0
-                symbol = (k + half) >> shift
-                plain_bits = shift - 1 if symbol == 0 and shift > 0 else shift
+                symbol = (k + lift) >> shift
+                plain_bits = shift
+                if symbol == 0:
+                    plain_bits = shift - 1 if quantizer == 0 and shift > 0 else 0
                 point = 0.0
                 if k > 0:
                     point = 2.0 * k - quantizer
@@ -102,7 +106,7 @@ def search(
                     path_k[i, target] = choice[quantizer, parity]
                     path_state[i, target] = state
         cost, new = new, cost
-    state = np.argmin(cost)
+    state = int(np.argmin(cost))
     k_of = np.empty(n, np.int32)
     quantizer_of = np.empty(n, np.int32)
     for i in range(n - 1, -1, -1):

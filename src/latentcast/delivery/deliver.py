@@ -14,6 +14,7 @@ from latentcast.delivery.timeline import Decode, Timeline
 from latentcast.diffusion.pipeline import load_pipeline
 from latentcast.diffusion.source import LatentSource, Step, Trajectory, close_steps, seed_stream
 from latentcast.policy.base import Policy
+from latentcast.policy.progressive import ProgressivePolicy
 from latentcast.scenario import Scenario
 
 __all__ = ["deliver", "draw_rates"]
@@ -44,7 +45,7 @@ def draw_rates(scenario: Scenario, seed: int) -> npt.NDArray[np.float64]:
 def deliver(
     request: str | Trajectory,
     scenario: Scenario,
-    policy: Policy,
+    policy: Policy | ProgressivePolicy,
     *,
     model: str | Path | LatentSource | None = None,
     seed: int | None = None,
@@ -58,7 +59,7 @@ def deliver(
     Args:
         request: A prompt, or a recorded trajectory.
         scenario: What is fixed.
-        policy: Decides when, and how finely.
+        policy: Decides when, and how finely, and by which codec.
         model: For a prompt: a source, or the name, folder or hub id of a pipeline to load; None for the
             embedded model. For a trajectory: what made it, for the record, and for its decoder if it is a
             loaded model.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from latentcast.delivery.progressive import ProgressiveReceiver, ProgressiveSender
 from latentcast.delivery.receiver import Receiver
 from latentcast.delivery.sender import Sender
 from latentcast.delivery.timeline import (
@@ -30,6 +31,7 @@ from latentcast.errors import ParameterError
 from latentcast.link.latency import transfer_slots
 from latentcast.link.rayleigh import uplink_slots
 from latentcast.policy.base import Policy
+from latentcast.policy.progressive import ProgressivePolicy
 from latentcast.scenario import Scenario
 
 __all__ = ["Episode"]
@@ -50,12 +52,13 @@ class Episode:
     Feed it every step with `advance`, then call `finish`. A slot is simulated as soon as the sample that is
     newest in it is known; after the deadline nothing counts any more, and steps are taken only to learn x_0.
 
-    The link is charged the M b bits of a refinement; the packet's header is not, as in the paper. The record
-    of a transmission gives the packet's real length.
+    By the paper's policies the link is charged the M b bits of a refinement, not the packet's header, as in
+    the paper; the record of a transmission gives the packet's real length. The progressive codec's packets
+    are charged with every byte.
 
     Args:
         scenario: What is fixed.
-        policy: Decides when, and how finely.
+        policy: Decides when, and how finely, and by which codec.
         initial_noise: x_T, float32 (channels, height, width).
         rates_bits: Bits that the link carries in each slot up to the deadline, shape (deadline_slots,).
         path: Noise path of the samples; None for the scenario's.
@@ -67,7 +70,7 @@ class Episode:
     def __init__(
         self,
         scenario: Scenario,
-        policy: Policy,
+        policy: Policy | ProgressivePolicy,
         initial_noise: FloatArray,
         rates_bits: npt.ArrayLike,
         *,
@@ -85,24 +88,32 @@ class Episode:
         if not (np.all(np.isfinite(self._rates_bits)) and np.all(self._rates_bits >= 0.0)):
             raise ParameterError("rates_bits must be finite and not negative")
         self._uplink_slots = int(uplink_slots(self._rates_bits, scenario.uplink_bits))
-        self._sender = Sender(
-            scenario, policy, initial_noise, uplink_slots=self._uplink_slots, path=self._path
-        )
-        self._receiver = Receiver(self._path, initial_noise)
+        self._sender: Sender | ProgressiveSender
+        self._receiver: Receiver | ProgressiveReceiver
+        if isinstance(policy, ProgressivePolicy):
+            channels, height, width = initial_noise.shape
+            shape = (channels, height, width)
+            self._sender = ProgressiveSender(scenario, policy, shape, uplink_slots=self._uplink_slots)
+            self._receiver = ProgressiveReceiver(shape)
+        else:
+            self._sender = Sender(
+                scenario, policy, initial_noise, uplink_slots=self._uplink_slots, path=self._path
+            )
+            self._receiver = Receiver(self._path, initial_noise)
         self._transfer: _Transfer | None = None
         self._transmissions: list[Transmission] = []
-        self._held = [(0, self._path.num_steps, initial_noise)]
+        self._held = [(0, self._path.num_steps, self._receiver.latent)]
         self._next_index = self._path.num_steps
         self._slot = 0
         self._final_latent: FloatArray | None = None
 
     @property
-    def receiver(self) -> Receiver:
+    def receiver(self) -> Receiver | ProgressiveReceiver:
         """The device."""
         return self._receiver
 
     @property
-    def sender(self) -> Sender:
+    def sender(self) -> Sender | ProgressiveSender:
         """The server."""
         return self._sender
 
@@ -165,7 +176,6 @@ class Episode:
         if decode is not None:
             shown, wanted = decode(np.stack([held[-1].latent, final]))
             quality = psnr_db(shown, wanted)
-        size = self._scenario.latent_size
         return Timeline(
             prompt=prompt,
             model=model,
@@ -181,7 +191,7 @@ class Episode:
             latent_mse=held[-1].latent_mse,
             psnr_db=quality,
             bits_sent=sum(
-                carried_bits(self._rates_bits, sent.slot, size * sent.bits_per_dimension, deadline)
+                carried_bits(self._rates_bits, sent.slot, sent.link_bits, deadline)
                 for sent in self._transmissions
             ),
             held=held,
@@ -196,21 +206,22 @@ class Episode:
             self._end_slot(self._slot)
 
     def _begin_slot(self, slot: int) -> None:
-        packet = self._sender.poll(slot)
-        if packet is None:
+        packet = self._sender.poll(slot, float(self._rates_bits[slot - 1]))
+        outgoing = self._sender.in_flight
+        if packet is None or outgoing is None:
             return
-        refinement = self._sender.in_flight
-        assert refinement is not None
-        bits = self._scenario.latent_size * refinement.bits
-        arrival_slot = slot + int(transfer_slots(self._rates_bits, bits, slot=slot)) - 1
+        slots = transfer_slots(self._rates_bits, float(outgoing.link_bits), slot=slot)
+        arrival_slot = slot + int(slots) - 1
         self._transfer = _Transfer(slot, arrival_slot, packet)
         self._transmissions.append(
             Transmission(
                 slot=slot,
-                step=refinement.step,
-                reference_step=refinement.reference_step,
-                bits_per_dimension=refinement.bits,
+                step=outgoing.step,
+                reference_step=outgoing.reference_step,
+                bits_per_dimension=outgoing.bits_per_dimension,
                 bytes=len(packet),
+                link_bits=outgoing.link_bits,
+                expected_mse=outgoing.expected_mse,
                 arrived_slot=arrival_slot if arrival_slot <= self._scenario.deadline_slots else None,
             )
         )
@@ -221,4 +232,4 @@ class Episode:
         self._receiver.receive(self._transfer.packet)
         self._sender.delivered()
         self._transfer = None
-        self._held.append((slot, self._receiver.held_step, self._receiver.latent))
+        self._held.append((slot, self._sender.reference_step, self._receiver.latent))

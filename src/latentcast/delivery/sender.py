@@ -6,10 +6,12 @@ import numpy as np
 
 from latentcast.codec.packet import pack
 from latentcast.codec.refinement import Refinement, encode_refinement
+from latentcast.delivery.outgoing import Outgoing
 from latentcast.diffusion.path import NoisePath
 from latentcast.diffusion.source import FloatArray, Step
 from latentcast.errors import ParameterError
 from latentcast.policy.base import Observation, Policy, Transmit
+from latentcast.policy.distortion import total_distortion
 from latentcast.scenario import Scenario
 
 __all__ = ["Sender"]
@@ -72,7 +74,9 @@ class Sender:
         self._step = path.num_steps
         self._reference = initial_noise
         self._reference_step = path.num_steps
-        self._in_flight: Refinement | None = None
+        self._held: Refinement | None = None
+        self._refinement: Refinement | None = None
+        self._in_flight: Outgoing | None = None
 
     @property
     def step(self) -> int:
@@ -90,7 +94,7 @@ class Sender:
         return self._reference
 
     @property
-    def in_flight(self) -> Refinement | None:
+    def in_flight(self) -> Outgoing | None:
         """What is being transferred, None when the channel is idle."""
         return self._in_flight
 
@@ -112,11 +116,12 @@ class Sender:
             raise ParameterError(f"step {step.index} came after step {self._step}; steps must fall towards 0")
         self._sample, self._step = step.sample[0], step.index
 
-    def poll(self, slot: int) -> bytes | None:
+    def poll(self, slot: int, rate_bits: float | None = None) -> bytes | None:  # noqa: ARG002
         """Ask, at the beginning of a slot, for a packet to start sending.
 
         Args:
             slot: n, 1-based.
+            rate_bits: What this slot carries; the paper's policies do not use it.
 
         Returns:
             The packet, or None: a transfer is under way, there is nothing newer than what the device holds,
@@ -133,11 +138,13 @@ class Sender:
                 step=self._step,
                 reference_step=self._reference_step,
                 uplink_slots=self._uplink_slots,
+                held_reference_step=None if self._held is None else self._held.reference_step,
+                held_bits=None if self._held is None else self._held.bits,
             )
         )
         if not isinstance(action, Transmit):
             return None
-        self._in_flight = encode_refinement(
+        self._refinement = encode_refinement(
             self._sample,
             self._reference,
             path=self._path,
@@ -145,7 +152,16 @@ class Sender:
             reference_step=self._reference_step,
             bits=action.bits,
         )
-        return pack(self._in_flight)
+        self._in_flight = Outgoing(
+            data=pack(self._refinement),
+            # Headers are free in the paper's model.
+            link_bits=self._sample.size * action.bits,
+            step=self._step,
+            reference_step=self._reference_step,
+            bits_per_dimension=action.bits,
+            expected_mse=float(total_distortion(self._path, self._step, self._reference_step, action.bits)),
+        )
+        return self._in_flight.data
 
     def delivered(self) -> None:
         """Note that the packet under way has arrived: the device now holds its reconstruction.
@@ -156,6 +172,7 @@ class Sender:
         refinement = self._finish()
         self._reference = np.asarray(refinement.reconstruction)
         self._reference_step = refinement.step
+        self._held = refinement
 
     def lost(self) -> None:
         """Note that the packet under way will not arrive: the device holds what it held.
@@ -166,7 +183,7 @@ class Sender:
         self._finish()
 
     def _finish(self) -> Refinement:
-        if self._in_flight is None:
+        if self._refinement is None:
             raise ParameterError("no transfer is under way; poll must have returned a packet")
-        refinement, self._in_flight = self._in_flight, None
+        refinement, self._refinement, self._in_flight = self._refinement, None, None
         return refinement

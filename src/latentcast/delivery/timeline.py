@@ -26,16 +26,20 @@ class Transmission:
         slot: The slot in which it started.
         step: The step that it carries, t.
         reference_step: The step that it refines, t_p.
-        bits_per_dimension: b.
+        bits_per_dimension: The paper's b, or the packet's bits over M.
         bytes: Length of the packet, with its header.
+        link_bits: What the link was charged for it: in the paper's model without the header.
+        expected_mse: Error to x_0 that the sender expected after it.
         arrived_slot: The slot at whose end the device could use it, None if the deadline came first.
     """
 
     slot: int
     step: int
     reference_step: int
-    bits_per_dimension: int
+    bits_per_dimension: float
     bytes: int
+    link_bits: int
+    expected_mse: float
     arrived_slot: int | None
 
 
@@ -116,9 +120,8 @@ class Timeline:
     def bits_sent_by(self, slot: int) -> int:
         """Bits of refinements that the link carried by the end of a slot."""
         return sum(
-            carried_bits(self.rates_bits, transmission.slot, size, slot)
+            carried_bits(self.rates_bits, transmission.slot, transmission.link_bits, slot)
             for transmission in self.transmissions
-            if (size := self.scenario.latent_size * transmission.bits_per_dimension)
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -157,10 +157,9 @@ class GaussianSource:
         return self._path
 
     @property
-    def spectrum(self) -> Array:
-        """Variances of the DCT coefficients, float64 (height, width), of mean 1."""
-        _, height, width = self._latent_shape
-        return np.broadcast_to(self._variance, (height, width))
+    def spectrum(self) -> Array | None:
+        """Variances of the DCT coefficients, float64 (height, width); None for a white source."""
+        return None if self._white else self._variance
 
     @property
     def mmse(self) -> Array:

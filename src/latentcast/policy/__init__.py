@@ -11,6 +11,7 @@ from latentcast.policy.distortion import (
     total_distortion,
 )
 from latentcast.policy.lookahead import LookaheadPolicy
+from latentcast.policy.optimal import OptimalPolicy
 
 __all__ = [
     "POLICY_NAMES",
@@ -19,6 +20,7 @@ __all__ = [
     "FinalOnlyPolicy",
     "LookaheadPolicy",
     "Observation",
+    "OptimalPolicy",
     "PersistentPolicy",
     "Policy",
     "Transmit",

@@ -21,16 +21,22 @@ class Observation:
         step: t(n), the step of the newest sample at the server; T before the first one.
         reference_step: t_p, the step of the latent that the device holds; T before the first transfer.
         uplink_slots: T_ul, slots that the prompt's upload took.
+        held_reference_step: the reference of the refinement that brought the device to reference_step; None
+            before the first transfer, or where it is not known.
+        held_bits: bits per dimension of that refinement; None as above.
 
     Example:
-        >>> Observation(slot=5, step=48, reference_step=50, uplink_slots=2)
-        Observation(slot=5, step=48, reference_step=50, uplink_slots=2)
+        >>> observation = Observation(slot=5, step=48, reference_step=50, uplink_slots=2)
+        >>> observation.slot, observation.held_bits
+        (5, None)
     """
 
     slot: int
     step: int
     reference_step: int
     uplink_slots: int
+    held_reference_step: int | None = None
+    held_bits: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +55,26 @@ class OutputFolder:
         Raises:
             OutputError: If it cannot be written.
         """
+        with self.writing(name) as temporary:
+            temporary.write_bytes(data)
+        return self.path / name
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """Give a temporary path to write to; it becomes the file when the block ends without an error.
+
+        Raises:
+            OutputError: If the block fails to write.
+        """
         target, temporary = self.path / name, self._temporary(name)
         try:
-            temporary.write_bytes(data)
+            yield temporary
             temporary.replace(target)
         except OSError as error:
             raise OutputError(f"cannot write {target}: {_reason(error)}") from error
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-        return target
 
     def write_json(self, name: str, value: dict[str, Any]) -> Path:
         """Write plain values as JSON."""

@@ -8,7 +8,6 @@ latent instead of predicted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -19,7 +18,8 @@ from latentcast.delivery.timeline import Decode, Timeline, Transmission
 from latentcast.diffusion.source import FloatArray, Trajectory
 from latentcast.errors import ParameterError
 from latentcast.policy.base import Policy
-from latentcast.policy.distortion import diffusion_distortion, total_distortion
+from latentcast.policy.distortion import diffusion_distortion
+from latentcast.policy.progressive import ProgressivePolicy
 from latentcast.scenario import Scenario
 from latentcast.study.episodes.columns import EpisodeColumns
 from latentcast.study.episodes.model_block import predicted_slots
@@ -46,7 +46,7 @@ class Trajectories(Protocol):
 
 def latent_block(
     scenario: Scenario,
-    policies: Sequence[Policy],
+    policies: Sequence[Policy | ProgressivePolicy],
     rates_bits: ArrayLike,
     trajectories: Trajectories,
     *,
@@ -133,7 +133,6 @@ class _Reading:
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
         self._predicted_slots: list[int] = predicted_slots(scenario).tolist()
-        self._total = cache(lambda *transfer: float(total_distortion(scenario.path, *transfer)))
         self._nothing = float(diffusion_distortion(scenario.path, scenario.num_steps))
 
     def row(self, timeline: Timeline) -> Row:
@@ -143,7 +142,7 @@ class _Reading:
         judged = [
             (predicted, (sent.arrived_slot or after) - sent.slot + 1)
             for sent in timeline.transmissions
-            if sent.slot + (predicted := self._predicted_slots[sent.bits_per_dimension]) <= after
+            if sent.slot + (predicted := self._slots(sent)) <= after
         ]
         return {
             "uplink_slots": timeline.uplink_slots or after,
@@ -151,17 +150,18 @@ class _Reading:
             "held_step": timeline.held[-1].step,
             "first_slot": timeline.held[1].slot if arrived else 0,
             "transmissions": len(timeline.transmissions),
-            "bits_sent": sum(self._scenario.latent_size * sent.bits_per_dimension for sent in arrived),
-            "predicted_mse": self._total(
-                arrived[-1].step, arrived[-1].reference_step, arrived[-1].bits_per_dimension
-            )
-            if arrived
-            else self._nothing,
+            "bits_sent": sum(sent.link_bits for sent in arrived),
+            "predicted_mse": arrived[-1].expected_mse if arrived else self._nothing,
             "judged_transfers": len(judged),
             "quantile_slots": sum(predicted for predicted, _ in judged),
             "actual_slots": sum(actual for _, actual in judged),
             "late_transfers": sum(actual > predicted for predicted, actual in judged),
         }
+
+    def _slots(self, sent: Transmission) -> int:
+        """The predicted slots of a transfer; a packet made for a slot takes that one."""
+        whole = isinstance(sent.bits_per_dimension, int)
+        return self._predicted_slots[int(sent.bits_per_dimension)] if whole else 1
 
 
 class _Pictures:
@@ -169,15 +169,15 @@ class _Pictures:
 
     def __init__(self) -> None:
         self._latents: list[FloatArray] = []
-        self._rows: dict[tuple[tuple[int, int], ...], list[Row]] = {}
+        self._rows: dict[bytes, list[Row]] = {}
 
     def add(self, timeline: Timeline, row: Row) -> None:
         """Note an episode's row; equal transfers leave equal latents, to the last bit."""
-        transfers = tuple((sent.step, sent.bits_per_dimension) for sent in _arrived(timeline))
-        if transfers not in self._rows:
-            self._rows[transfers] = []
-            self._latents.append(timeline.held[-1].latent)
-        self._rows[transfers].append(row)
+        latent = timeline.held[-1].latent
+        if (key := latent.tobytes()) not in self._rows:
+            self._rows[key] = []
+            self._latents.append(latent)
+        self._rows[key].append(row)
 
     def score(self, final_latent: FloatArray, metrics: Sequence[PictureMetric], decode: Decode) -> None:
         """Decode, in batches, and write every score into its rows."""

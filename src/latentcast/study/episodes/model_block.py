@@ -129,7 +129,7 @@ def _run(
         newest = newest_step(scenario, slot, uplink)
         (asked,) = np.nonzero((level == 0) & (newest < held))
         if asked.size:
-            answers = table.bits(slot, uplink[asked], held[asked])
+            answers = table.bits(slot, uplink[asked], held[asked], held_reference[asked], held_bits[asked])
             sent = asked[answers > 0]
             start[sent], step[sent], level[sent] = slot, newest[sent], answers[answers > 0]
             carried[sent] = 0.0

@@ -7,6 +7,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from latentcast.codec.quantizer import LOSSLESS_BITS
 from latentcast.errors import ParameterError
 from latentcast.policy.base import Action, Observation, Policy, Transmit, Wait
 from latentcast.scenario import Scenario
@@ -27,8 +28,9 @@ def newest_step(scenario: Scenario, slot: int, uplink_slots: IntArray) -> IntArr
 class PolicyTable:
     """A policy that remembers its answers; itself a policy, to be used again from block to block.
 
-    A policy is a pure function of (n, t, t_p, T_ul), and t follows from n and T_ul. The table of a slot holds
-    the states that episodes have reached so far, in order, and grows by those that are new.
+    A policy is a pure function of (n, t, t_p, T_ul) and of the refinement that the device holds, and t
+    follows from n and T_ul. The table of a slot holds the states that episodes have reached so far, in order,
+    and grows by those that are new.
 
     Args:
         scenario: the setting.
@@ -38,15 +40,22 @@ class PolicyTable:
         >>> from latentcast.policy.baselines import PersistentPolicy
         >>> scenario = Scenario.paper(snr_db=0.0)
         >>> table = PolicyTable(scenario, PersistentPolicy(scenario, bits=4))
-        >>> table.bits(4, np.array([2, 2]), np.array([50, 49])).tolist()
+        >>> nothing = np.zeros(2, dtype=np.int64)
+        >>> table.bits(4, np.array([2, 2]), np.array([50, 49]), nothing, nothing).tolist()
         [4, 0]
     """
 
     def __init__(self, scenario: Scenario, policy: Policy) -> None:
         self._scenario = scenario
         self._policy = policy
-        # Per slot: the states asked so far as T_ul (T + 1) + t_p, rising, and the bits of the answers.
+        # Per slot: the states asked so far as mixed-radix numbers, rising, and the bits of the answers.
         self._slots: dict[int, tuple[IntArray, IntArray]] = {}
+
+    @property
+    def _shape(self) -> tuple[int, int, int, int]:
+        """Numbers of upload lengths, steps held, their references, and bits."""
+        steps = self._scenario.num_steps + 1
+        return self._scenario.deadline_slots + 2, steps, steps, LOSSLESS_BITS + 1
 
     @classmethod
     def of(cls, scenario: Scenario, policy: Policy) -> PolicyTable:
@@ -64,13 +73,22 @@ class PolicyTable:
         """The policy's own action."""
         return self._policy.decide(observation)
 
-    def bits(self, slot: int, uplink_slots: IntArray, held: IntArray) -> IntArray:
+    def bits(
+        self,
+        slot: int,
+        uplink_slots: IntArray,
+        held: IntArray,
+        held_reference: IntArray,
+        held_bits: IntArray,
+    ) -> IntArray:
         """Bits per dimension to transmit in a slot, 0 for waiting.
 
         Args:
             slot: n.
             uplink_slots: T_ul of the episodes, int64, shape (episodes,).
             held: t_p of the episodes, int64, shape (episodes,); the newest sample must be below.
+            held_reference: t_p of the refinement that the device holds, int64, shape (episodes,).
+            held_bits: b of that refinement, 0..16; 0 for none yet, where its reference does not matter.
 
         Returns:
             int64, shape (episodes,).
@@ -80,7 +98,9 @@ class PolicyTable:
         """
         empty = np.empty(0, dtype=np.int64)
         states, answers = self._slots.get(slot, (empty, empty))
-        wanted = uplink_slots * (self._scenario.num_steps + 1) + held
+        wanted = np.ravel_multi_index(
+            (uplink_slots, held, np.where(held_bits > 0, held_reference, 0), held_bits), self._shape
+        )
         place = np.searchsorted(states, wanted)
         found = place < states.size
         found[found] = states[place[found]] == wanted[found]
@@ -94,14 +114,21 @@ class PolicyTable:
         return answers[place]
 
     def _ask(self, slot: int, states: IntArray) -> IntArray:
-        uplink, held = np.divmod(states, self._scenario.num_steps + 1)
+        uplink, held, came_from, came_bits = np.unravel_index(states, self._shape)
         steps = newest_step(self._scenario, slot, uplink)
         answers = np.zeros(states.size, dtype=np.int64)
-        for index, (step, reference, upload) in enumerate(
-            zip(steps.tolist(), held.tolist(), uplink.tolist(), strict=True)
+        for index, (step, reference, upload, before, bits) in enumerate(
+            zip(*(part.tolist() for part in (steps, held, uplink, came_from, came_bits)), strict=True)
         ):
             action = self._policy.decide(
-                Observation(slot=slot, step=step, reference_step=reference, uplink_slots=upload)
+                Observation(
+                    slot=slot,
+                    step=step,
+                    reference_step=reference,
+                    uplink_slots=upload,
+                    held_reference_step=before if bits else None,
+                    held_bits=bits or None,
+                )
             )
             if isinstance(action, Transmit):
                 answers[index] = action.bits

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from latentcast.codec.calibration import Calibration
 from latentcast.delivery.deliver import deliver, draw_rates
 from latentcast.delivery.timeline import Timeline
 from latentcast.diffusion.source import LatentSource, Trajectory
 from latentcast.errors import ParameterError
-from latentcast.policy.catalog import POLICY_NAMES, make_policy
+from latentcast.policy.catalog import SCHEME_NAMES, make_scheme
 from latentcast.scenario import Scenario
 
 __all__ = ["Comparison", "compare"]
@@ -43,18 +44,20 @@ def compare(
     trajectory: Trajectory,
     scenario: Scenario,
     *,
-    policies: Sequence[str] = POLICY_NAMES,
+    policies: Sequence[str] = SCHEME_NAMES,
     model: LatentSource | None = None,
     seed: int | None = None,
+    calibration: Calibration | None = None,
 ) -> Comparison:
     """Deliver one recorded trajectory by several policies over the same drawn rates.
 
     Args:
         trajectory: The denoising run.
         scenario: What is fixed.
-        policies: Their names; see `make_policy`.
+        policies: Their names; see `make_scheme`.
         model: What made the trajectory, for its name and its decoder.
         seed: Seed of the channel; None for the trajectory's.
+        calibration: Of the model, for the progressive codec.
 
     Returns:
         The comparison.
@@ -71,7 +74,7 @@ def compare(
         True
     """
     if not policies:
-        raise ParameterError(f"no policy to compare; name some of {', '.join(POLICY_NAMES)}")
+        raise ParameterError(f"no policy to compare; name some of {', '.join(SCHEME_NAMES)}")
     seed = trajectory.seed if seed is None else seed
     rates_bits = draw_rates(scenario, seed)
     return Comparison(
@@ -79,7 +82,7 @@ def compare(
             deliver(
                 trajectory,
                 scenario,
-                make_policy(name, scenario),
+                make_scheme(name, scenario, calibration),
                 model=model,
                 seed=seed,
                 rates_bits=rates_bits,

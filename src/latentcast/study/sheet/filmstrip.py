@@ -20,6 +20,7 @@ _PITCH = _SIDE + _GAP
 _LABELS = 176
 _MAX_COLUMNS = 8
 _DESCRIPTIONS = {
+    "progressive": "ours",
     "lookahead": "the paper's policy",
     "final-only": "the final latent, 16 bit",
 }

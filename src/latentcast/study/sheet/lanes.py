@@ -107,7 +107,7 @@ class TimeAxis:
 
 
 def _long(sent: Transmission) -> str:
-    return f"t = {sent.step}, {sent.bits_per_dimension} bit"
+    return f"t = {sent.step}, {sent.bits_per_dimension:.3g} bit"
 
 
 def _short(sent: Transmission) -> str:

@@ -1,0 +1,156 @@
+"""Our policy: how many slots a pass of the progressive codec should take, by dynamic programming.
+
+The progressive codec fills every slot with a packet that refines part of the latent towards the newest
+estimate of x_0. What is left to decide is how finely: a pass over all coefficients may be fine and take many
+slots, in which most of what the device holds grows stale, or coarse and quick. With V the error of what the
+device holds, m_n = mmse(t(n)) that of the newest estimate, and r bits per dimension and slot, a pass from
+slot n over h slots spends rho = h r bits on every coefficient and leaves
+
+    V' = mean over the pass of [ m_j + (V - m_j) delta(rho) ],
+
+delta(rho) being what trellis-coded quantisation leaves of a unit variance at rho bits (measured with the
+entropy tables). The best h for every slot and error follows by backward induction from the deadline; rates to
+come count with their mean, and every slot's own rate is known when its packet is made. The derivation and the
+gains are in docs/coding.md.
+"""
+
+from functools import cache
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from latentcast.codec.calibration import Calibration
+from latentcast.codec.entropy import MAX_CLASS, class_deviation, entropy_model
+from latentcast.codec.progressive import MIN_CLASS, group_size
+from latentcast.errors import ParameterError
+from latentcast.scenario import Scenario
+
+__all__ = ["ProgressivePolicy", "remaining_variance"]
+
+FloatArray: TypeAlias = NDArray[np.float64]
+IntArray: TypeAlias = NDArray[np.int64]
+
+MAX_PASS_SLOTS = 128
+_ERRORS = np.geomspace(1e-14, 4.0, 400)
+_LOG_ERRORS = np.log(_ERRORS)
+# A packet's header, and what its flags and the cut symbol at its end cost, in bits.
+_PACKET_BITS = 40.0
+# A group's scale class, in bits.
+_GROUP_BITS = 2.5
+
+
+@cache
+def _remaining_table() -> tuple[FloatArray, FloatArray]:
+    """Rates and the logarithms of the variance that they leave, from class `MIN_CLASS` upwards."""
+    model = entropy_model(0)
+    numbers = range(MIN_CLASS, MAX_CLASS + 1)
+    variance = np.array([class_deviation(number) ** 2 for number in numbers])
+    return model.rate_bits[MIN_CLASS:], np.log(model.distortion[MIN_CLASS:] / variance)
+
+
+def remaining_variance(rate_bits: ArrayLike) -> FloatArray:
+    """delta(rho): what coding leaves of a unit variance at rho bits per coefficient.
+
+    Below the least rate that is used, only as many coefficients are coded as the bits allow.
+
+    Args:
+        rate_bits: rho, 0 or more, any shape.
+
+    Returns:
+        float64 of the same shape, falling from 1; about 0.6 dB above 2^(-2 rho).
+
+    Example:
+        >>> remaining_variance([0.0, 2.0]).round(3).tolist()
+        [1.0, 0.071]
+    """
+    rates, logs = _remaining_table()
+    rho = np.asarray(rate_bits, np.float64)
+    share = np.minimum(rho / rates[0], 1.0)
+    coded = np.exp(np.interp(rho, rates, logs))
+    return np.asarray(1.0 - share * (1.0 - coded))
+
+
+class ProgressivePolicy:
+    """Decides, when a pass begins, in which slot it should end.
+
+    Args:
+        scenario: the setting.
+        calibration: how the server estimates x_0 at every step, and how well; None for white Gaussian
+            latents, whose estimate depends on the schedule alone.
+
+    Raises:
+        ParameterError: if the calibration is for another number of steps.
+
+    Example:
+        >>> policy = ProgressivePolicy(Scenario.paper(snr_db=0.0))
+        >>> policy.last_slot(slot=53, error=0.05, uplink_slots=2)  # x_0 is there: one pass until the deadline
+        60
+    """
+
+    name = "progressive"
+
+    def __init__(self, scenario: Scenario, calibration: Calibration | None = None) -> None:
+        self.calibration = Calibration.white(scenario.path) if calibration is None else calibration
+        self._scenario = scenario
+        self._mmse = self.calibration.mmse
+        if self._mmse.shape != (scenario.num_steps + 1,):
+            raise ParameterError(
+                f"the calibration is for {self._mmse.size - 1} steps, the scenario has {scenario.num_steps}; "
+                f"calibrate the model with {scenario.num_steps} steps"
+            )
+        groups = scenario.latent_size / group_size(scenario.latent_size)
+        self._mean_bits = scenario.link.mean_rate_bits
+        self._rate_bits = max(self._mean_bits - _PACKET_BITS, 0.0) / scenario.latent_size
+        self._class_bits = groups * _GROUP_BITS / scenario.latent_size
+        self._tables: dict[int, IntArray] = {}
+
+    def last_slot(self, *, slot: int, error: float, uplink_slots: int) -> int:
+        """The slot in which a pass that begins now should end; the slot before this one to wait.
+
+        Args:
+            slot: n, 1-based, up to the deadline.
+            error: mean squared error of what the device holds, V.
+            uplink_slots: T_ul.
+        """
+        table = self._tables.get(uplink_slots)
+        if table is None:
+            table = self._tables[uplink_slots] = self._induct(uplink_slots)
+        index = int(np.searchsorted(_LOG_ERRORS, np.log(max(error, _ERRORS[0]))))
+        return slot - 1 + int(table[slot - 1, min(index, _ERRORS.size - 1)])
+
+    def horizon_bits(self, *, slot: int, last_slot: int, rate_bits: float) -> float:
+        """Net bits from this slot to the end of a pass: this slot's, and the mean of those to come.
+
+        Args:
+            slot: n.
+            last_slot: in which the pass ends.
+            rate_bits: R_n, what this slot carries.
+        """
+        to_come = last_slot - slot
+        return rate_bits + to_come * max(self._mean_bits - _PACKET_BITS, 0.0)
+
+    def _induct(self, uplink_slots: int) -> IntArray:
+        """Best pass lengths, int64 (T_d, errors); 0 is to wait."""
+        deadline = self._scenario.deadline_slots
+        slots = np.arange(1, deadline + 1)
+        steps = self._scenario.num_steps - np.clip(slots - uplink_slots - 1, 0, self._scenario.num_steps)
+        # Sums of mmse(t(n)) over slots, from 0.
+        sums = np.concatenate(([0.0], np.cumsum(self._mmse[steps])))
+        lengths = np.arange(1, min(MAX_PASS_SLOTS, deadline) + 1)
+        left = remaining_variance(np.maximum(lengths * self._rate_bits - self._class_bits, 0.0))
+        value = np.empty((deadline + 2, _ERRORS.size))
+        value[deadline + 1] = _LOG_ERRORS
+        table = np.zeros((deadline, _ERRORS.size), np.int64)
+        for slot in range(deadline, 0, -1):
+            value[slot] = value[slot + 1]
+            if slot <= uplink_slots:
+                continue
+            for length in lengths[: deadline - slot + 1]:
+                mean = (sums[slot - 1 + length] - sums[slot - 1]) / length
+                after = mean + np.maximum(_ERRORS - mean, 0.0) * left[length - 1]
+                final = np.interp(np.log(after), _LOG_ERRORS, value[slot + length])
+                better = (final < value[slot] - 1e-12) & (mean < _ERRORS)
+                value[slot][better] = final[better]
+                table[slot - 1][better] = length
+        return table

@@ -1,0 +1,91 @@
+"""From a name in a study's file to something that runs: the one place where a name gains its meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from importlib import import_module
+from typing import Any
+
+from latentcast.errors import ParameterError
+from latentcast.policy.base import Action, Observation, Policy
+from latentcast.policy.catalog import make_policy
+from latentcast.scenario import Scenario
+from latentcast.study.runner.config import PolicyChoice
+from latentcast.study.runner.misspelt import unknown_key
+
+__all__ = ["make_scheme", "make_schemes"]
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """A policy under another name in results."""
+
+    name: str
+    policy: Policy
+
+    def decide(self, observation: Observation) -> Action:
+        """The policy's own action."""
+        return self.policy.decide(observation)
+
+
+def make_schemes(choices: Sequence[PolicyChoice], scenario: Scenario) -> list[Policy]:
+    """All of a study's policies in one scenario, under different names.
+
+    Raises:
+        ParameterError: As `make_scheme`, or if two have the same name in results.
+    """
+    schemes = [make_scheme(choice, scenario) for choice in choices]
+    names = [scheme.name for scheme in schemes]
+    for name in names:
+        if names.count(name) > 1:
+            raise ParameterError(f"two policies are called {name!r}; give one of them a label")
+    return schemes
+
+
+def make_scheme(choice: PolicyChoice, scenario: Scenario) -> Policy:
+    """What a study's file calls by a name, ready to run.
+
+    A name of `make_policy` takes as options the attributes of that policy; "package.module:factory" is called
+    as factory(scenario, **options) and must give a `Policy`. The module must be importable wherever tasks
+    run: installed there, or on PYTHONPATH.
+
+    Raises:
+        ParameterError: If the name or an option is unknown, or the factory fails.
+
+    Example:
+        >>> choice = PolicyChoice.model_validate({"name": "lookahead", "base": "lloyd-max", "label": "exact"})
+        >>> make_scheme(choice, Scenario.paper(snr_db=0.0)).name
+        'exact'
+    """
+    if ":" in choice.name:
+        policy = _from_factory(choice, scenario)
+    else:
+        policy = make_policy(choice.name, scenario)
+        # A persistent policy's bits are its name.
+        known = [field.name for field in fields(policy) if field.name not in ("scenario", "bits")]  # type: ignore[arg-type]  # all of them are dataclasses
+        for option in choice.options:
+            if option not in known:
+                raise ParameterError(unknown_key(option, f"policy {choice.name}", [*known, "label"]))
+        policy = replace(policy, **choice.options)  # type: ignore[type-var]
+    return policy if choice.label is None else _Labelled(choice.label, policy)
+
+
+def _from_factory(choice: PolicyChoice, scenario: Scenario) -> Policy:
+    module, _, name = choice.name.partition(":")
+    try:
+        factory: Any = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise ParameterError(
+            f"cannot import policy {choice.name!r}: {error}; it must be package.module:factory, with the "
+            "package installed or on PYTHONPATH"
+        ) from error
+    try:
+        policy = factory(scenario, **choice.options)
+    except TypeError as error:
+        raise ParameterError(f"policy {choice.name!r} does not take these options: {error}") from error
+    if not isinstance(policy, Policy):
+        raise ParameterError(
+            f"{choice.name!r} made {policy!r}; it must make a policy, with a name and a method decide"
+        )
+    return policy
