@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentcast.codec.bands import Bands
+from latentcast.diffusion.source import Trajectory
 
 __all__ = ["Moments"]
 
@@ -40,19 +41,18 @@ class Moments:
     final: Array
 
     @classmethod
-    def of_run(cls, estimates: NDArray[np.float32], samples: NDArray[np.float32], bands: Bands) -> Moments:
-        """Those of one run, by band.
-
-        Args:
-            estimates: clean estimates at t = 0..T, float32 (T + 1, channels, height, width).
-            samples: x_t, likewise.
-            bands: the transform.
-        """
-        e = bands.forward(estimates[:-1]).astype(np.float64)
-        x = bands.forward(samples[:-1]).astype(np.float64)
-        f = x[:1]
+    def of_run(cls, run: Trajectory, bands: Bands) -> Moments:
+        """Those of one run, by band."""
+        estimate = bands.forward(run.clean_estimates[:-1]).astype(np.float64)
+        sample = bands.forward(run.samples[:-1]).astype(np.float64)
+        final = sample[:1]
         return cls(
-            estimate=e**2, cross=e * x, sample=x**2, estimate_final=e * f, sample_final=x * f, final=f**2
+            estimate=estimate**2,
+            cross=estimate * sample,
+            sample=sample**2,
+            estimate_final=estimate * final,
+            sample_final=sample * final,
+            final=final**2,
         ).by_band(bands)
 
     @classmethod
