@@ -189,6 +189,8 @@ def encode_symbols(
             row -= per_octave
             shift += 1
         lifts = ((1 << shift) >> 1, (1 << shift) - 1)
+        # Low bits of a symbol 0: of the numbers that round to zero, none with quantiser 1.
+        zero_bits = (max(0, shift - 1), 0)
         for _ in range(edges[group + 1] - edges[group]):
             quantizer = QUANTIZER[state]
             magnitude = abs(np.int64(k[position]))
@@ -399,6 +401,8 @@ def _decode_groups(
             row -= per_octave
             shift += 1
         lifts = ((1 << shift) >> 1, (1 << shift) - 1)
+        # Low bits of a symbol 0: of the numbers that round to zero, none with quantiser 1.
+        zero_bits = (max(0, shift - 1), 0)
         for position in range(low, high_edge):
             quantizer = QUANTIZER[state]
             table = cumulative[row, quantizer]
@@ -427,7 +431,7 @@ def _decode_groups(
                 magnitude = (1 << digits | rest) - 1 + escape
             if shift > 0:
                 low_bits, code, width = _decode_plain(
-                    code, width, tail, data, shift - 1 if magnitude == 0 else shift
+                    code, width, tail, data, zero_bits[quantizer] if magnitude == 0 else shift
                 )
                 if low_bits < 0:
                     return refined, reached, start, COMPLETE
