@@ -82,7 +82,8 @@ def test_server_and_device_hold_the_same(
         assert (decoded.next_start, decoded.num_refined) == (made.next_start, made.num_refined)
         assert 0 < made.num_refined <= size
         error = np.mean(np.square(made.held - target, dtype=float))
-        assert error < before
+        # Never worse, but for the quantiser's noise where next to nothing was left.
+        assert error <= max(before, step_of(made.data) ** 2)
         server, device, start, before = made.held, decoded.held, made.next_start, error
     if shape == "zero":
         assert not server.any()
@@ -148,7 +149,8 @@ def test_random_prefixes(shape: str, size: int, max_bytes: int, data: st.DataObj
     made = make_packet(target, held, max_bytes=max_bytes, horizon_bits=8 * max_bytes, start=seed % size)
     if made is None:
         return
-    cuts = sorted(data.draw(st.lists(st.integers(5, len(made.data)), max_size=10))) if max_bytes > 8 else []
+    # Fewer than five bytes may end in the header.
+    cuts = sorted(data.draw(st.lists(st.integers(min(5, len(made.data)), len(made.data)), max_size=10)))
     refined = 0
     for cut in cuts:
         part = apply_packet(made.data[:cut], held)
@@ -225,14 +227,14 @@ def exact(size: int) -> FloatArray:
 # them anew; do so only when the format changes.
 GOLDEN = [
     (1, 8, 0, "ffccd17004d4", 0x47B192D8),
-    (20, 16, 7, "4d872a7a8e16ee3ba8c4369ef234e89f", 0xB5363E55),
-    (64, 24, 10, "36850841e12f0d6b1168526a9828c7805684899892253ee4", 0xDAE65ED8),
+    (20, 16, 7, "4e072a8736389a5e9a2ab4adbfd87913", 0x920515C9),
+    (64, 24, 10, "37450aa37ed6271c7f281b7a1d52fc8c9389183681d111e1", 0xD123E1C7),
     (
         1000,
         120,
         999,
-        "2adf37caf200921d273441c2e5e1b8ee0ec9f3e30b0068c4c31ad30a489cf6ba96d33b5ef7cf863da723f01130cad74105bd8358fe97e2c02381ceda39f94094f846fda5daea76b9975cdc4158999c66b4a09e4a5273ed6573ffb299ad2f8bf9759fce303fc7f9791dc714626f8f6fc8757f7d3bb2e8abd2",
-        0xBC869817,
+        "2a9f37cbf2009c1e7069da2b78bec017063ffe33bf1095caa2bb2a285be4acd189533708ce78e8915afb973616aed03f80d1c7d9ed30c74f16cade116796bd956a0dbe720e9a1d7b67dbf68d26b69b088e6f8473d5be140fd382e796342b46192cf7b9156304506fb2f20f6c7f60329d03adeb1bbf1b92b3",
+        0x568AB927,
     ),
     (
         16384,
@@ -286,7 +288,9 @@ def test_unfinished_groups_go_on() -> None:
         refined += made.num_refined
     # Everything once, but for what the forecast of the rate is off by: 1 %.
     assert refined == pytest.approx(16384, rel=0.01)
-    assert np.mean((held - target) ** 2) == pytest.approx(2.0**-4 * 10**0.06, rel=0.05)
+    # 2 bits a number, 0.7 dB above the rate-distortion function; what is left has variance 1.
+    expected = 2.0**-4 * 10**0.07 * refined / 16384 + (1 - refined / 16384)
+    assert np.mean((held - target) ** 2) == pytest.approx(expected, rel=5 * np.sqrt(2 / 16384))
 
 
 @pytest.mark.parametrize("shape", ["gaussian", "laplacian", "bands", "sparse"])
@@ -306,7 +310,7 @@ def test_nothing_to_refine_needs_no_packet() -> None:
 
 
 def test_groups() -> None:
-    assert [group_size(size) for size in (1, 2_048, 2_049, 8_192, 8_193, 10**6)] == [16, 16, 32, 64, 128, 128]
+    assert [group_size(size) for size in (1, 8_191, 8_192, 10**6)] == [64, 64, 128, 128]
     assert entropy_model(0).rate_bits[MIN_CLASS] == pytest.approx(0.9, abs=0.05)
 
 
