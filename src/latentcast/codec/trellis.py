@@ -23,6 +23,9 @@ QUANTIZER = np.array([0, 1, 0, 1, 0, 1, 0, 1], dtype=np.int32)
 
 NUM_STATES = 8
 
+# The two ways into each state, as 2 * state + parity, the lower state first; int32 (8, 2).
+_WAYS = np.argsort(NEXT_STATE.ravel(), kind="stable").reshape(NUM_STATES, 2).astype(np.int32)
+
 OFFSET_UNIT = 64
 """Reconstruction points are whole 64ths of a half step: sgn(k) ((2 |k| - quantiser) 64 - offset)."""
 
@@ -52,10 +55,9 @@ def search(
     cost = np.full(NUM_STATES, _UNREACHED)
     cost[0] = 0.0
     new = np.empty(NUM_STATES)
-    path_k = np.empty((n, NUM_STATES), np.int32)
-    path_state = np.empty((n, NUM_STATES), np.int8)
+    choice = np.zeros((n, 2, 2), np.int32)
+    way_into = np.empty((n, NUM_STATES), np.int8)
     best = np.empty((2, 2))
-    choice = np.zeros((2, 2), np.int32)
     for i in range(n):
         magnitude = abs(np.float64(values[i]))
         row, shift = scale_class[i], 0
@@ -92,26 +94,24 @@ def search(
                 total = error * error + price * (cost_bits[row, quantizer, symbol] + plain_bits)
                 if total < best[quantizer, k & 1]:
                     best[quantizer, k & 1] = total
-                    choice[quantizer, k & 1] = k
+                    choice[i, quantizer, k & 1] = k
                 if below == 0 and attempt == 1:
                     break
-        new[:] = _UNREACHED
-        for state in range(NUM_STATES):
-            quantizer = state & 1
-            for parity in range(2):
-                total = cost[state] + best[quantizer, parity]
-                target = NEXT_STATE[state, parity]
-                if total < new[target]:
-                    new[target] = total
-                    path_k[i, target] = choice[quantizer, parity]
-                    path_state[i, target] = state
+        for target in range(NUM_STATES):
+            one, other = _WAYS[target, 0], _WAYS[target, 1]
+            one_cost = cost[one >> 1] + best[(one >> 1) & 1, one & 1]
+            other_cost = cost[other >> 1] + best[(other >> 1) & 1, other & 1]
+            # Without a branch: which is less is as good as random.
+            new[target] = min(one_cost, other_cost)
+            way_into[i, target] = np.int8(other_cost < one_cost)
         cost, new = new, cost
     state = int(np.argmin(cost))
     k_of = np.empty(n, np.int32)
     quantizer_of = np.empty(n, np.int32)
     for i in range(n - 1, -1, -1):
-        k = path_k[i, state]
-        state = path_state[i, state]
+        way = _WAYS[state, way_into[i, state]]
+        state = way >> 1
+        k = choice[i, state & 1, way & 1]
         k_of[i] = -k if values[i] < 0 else k
         quantizer_of[i] = state & 1
     return k_of, quantizer_of
