@@ -188,7 +188,7 @@ def test_notes_on_the_prompt_go_to_stderr(
         (("a\udcff",), "not valid UTF-8"),
         (
             ("red", "--policy", "best"),
-            "unknown policy 'best'; choose progressive, lookahead, optimal, persistent-3",
+            "unknown policy 'best'; choose progressive, lookahead, optimal,",
         ),
         (("red", "--policy", "persistent-x"), "unknown policy"),
         (("red", "--model", "best"), "unknown model 'best'; give 'scenes'"),

@@ -138,7 +138,7 @@ def test_comparison_shares_channel_and_trajectory() -> None:
     alone = deliver(
         trajectory_of("words"), scenario_for(6.0, 60), make_policy("lookahead", scenario_for(6.0, 60))
     )
-    assert alone.to_dict()["transmissions"] == record["policies"][0]["transmissions"]
+    assert alone.to_dict()["transmissions"] == record["policies"][1]["transmissions"]
     with pytest.raises(ParameterError, match="no policy to compare"):
         compare(trajectory_of(""), scenario_for(6.0, 60), policies=())
 

@@ -24,13 +24,14 @@ from latentcast.errors import OutputError, ParameterError, StudyError
 from latentcast.scenario import Scenario
 from latentcast.study.episodes.columns import COLUMNS
 from latentcast.study.model_level import model_level
+from latentcast.study.output import OutputFolder
 from latentcast.study.recording.record import record
 from latentcast.study.runner import results
 from latentcast.study.runner.config import StudyConfig
 from latentcast.study.runner.load import parse_study
 from latentcast.study.runner.pool import run_on_processes
 from latentcast.study.runner.run import run_study, study_policies
-from latentcast.study.runner.tasks import Job, Task, study_tasks
+from latentcast.study.runner.tasks import Job, Task, run_task, study_tasks
 
 MODEL = """
 fidelity = "model"
@@ -192,6 +193,21 @@ def test_a_full_disk_keeps_what_is_finished(
     assert table(tmp_path / "full") == table(whole.folder)
 
 
+def test_a_part_with_a_flipped_byte_is_made_anew(
+    tmp_path: Path, latent: StudyConfig, recording: Path
+) -> None:
+    task = next(study_tasks(latent))
+    part = results.part_bytes(run_task(Job(latent.model_dump_json(exclude_unset=True), str(recording)), task))
+    path = tmp_path / "part.parquet"
+    path.write_bytes(part)
+    assert results.part_is_whole(path, 2, 64)
+    for place in range(0, len(part), 97):
+        path.write_bytes(part[:place] + bytes([part[place] ^ 0x55]) + part[place + 1 :])
+        assert not results.part_is_whole(path, 2, 64)
+    with pytest.raises(ParameterError, match=r"is damaged: .* delete it, and the same command makes it anew"):
+        results.merge(OutputFolder(tmp_path), [[path]], 2)
+
+
 def test_a_damaged_recording_keeps_what_is_finished(tmp_path: Path) -> None:
     source = GaussianSource((4, 8, 8), NoisePath.stable_diffusion(10))
     made = record(source, ["a", "b"], tmp_path / "recording", batch_size=2)
@@ -316,3 +332,7 @@ def test_a_dead_ray_address_is_one_error(tmp_path: Path, capsys: pytest.CaptureF
         out = ["--out", str(tmp_path), "--episodes", "1"]
         assert cli.run(["study", "run", "fig3-model", "--ray", address, *out]) == 2
         assert f"there is no Ray cluster at '{address}'" in capsys.readouterr().err
+    # Nothing is recorded for a cluster that is not there.
+    assert cli.run(["study", "run", "fig3", "--ray", "nowhere", "--out", str(tmp_path / "a" / "b")]) == 2
+    assert "there is no Ray cluster at 'nowhere'" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()

@@ -243,7 +243,9 @@ def run_model_calibrate(
     with console.RecordProgress.show(name) as progress, tempfile.TemporaryDirectory() as scratch, quiet():
         loaded = load_pipeline(name, device, num_steps=num_steps)
         runs = record(loaded, prompts, Path(scratch), seed=seed, batch_size=batch_size, progress=progress)
-        calibration = Calibration.fit((runs.trajectory(item) for item in range(runs.num_items)), model=name)
+        calibration = Calibration.fit(
+            (runs.trajectory(item) for item in range(runs.num_items)), model=name, seed=seed
+        )
     written = folder.write_json(file.name, calibration.to_dict())
     if as_json:
         console.print_json({"file": str(written), **calibration.to_dict()})

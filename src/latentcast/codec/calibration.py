@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentcast.codec.bands import Bands
+from latentcast.codec.least_squares import Moments
 from latentcast.diffusion.gaussian import GaussianSource
 from latentcast.diffusion.loading import find_model
 from latentcast.diffusion.path import NoisePath
@@ -47,6 +48,7 @@ class Calibration:
         mmse: mean squared error of the target per dimension at t = 0..T, float64 (T + 1,), rising with t.
         alpha_bar: of the noise path that it belongs to, float64 (T + 1,), falling with t.
         num_trajectories: how many runs it was fitted to; 0 where it is exact.
+        seed: root seed of the runs, None where there are none.
         model: what made the runs.
         latent_shape: (channels, height, width) that the bands belong to, None for any.
 
@@ -58,6 +60,7 @@ class Calibration:
     mmse: FloatArray = field(repr=False)
     alpha_bar: FloatArray = field(repr=False)
     num_trajectories: int = 0
+    seed: int | None = None
     model: str | None = None
     latent_shape: LatentShape | None = None
 
@@ -107,43 +110,53 @@ class Calibration:
 
     @classmethod
     def gaussian(cls, source: GaussianSource) -> Calibration:
-        """That of a Gaussian source, exact if it is white, else with one variance for each band.
+        """That of a Gaussian source, from its exact second moments.
+
+        x_t knows of x_0 all that x_(t+1) knows, so for white latents the clean estimate adds nothing. Within
+        a band of different variances it does: it is shrunk coefficient by coefficient.
 
         Example:
             >>> source = GaussianSource.natural((4, 16, 16), NoisePath.stable_diffusion(50))
             >>> calibration = Calibration.gaussian(source)
-            >>> bool(calibration.mmse[25] < 0.6)
+            >>> bool(calibration.mmse[25] < 0.5)
             True
         """
         path = source.path
         if source.spectrum is None:
             return cls.white(path)
         bands = Bands(source.latent_shape)
-        variance = bands.in_scan_order(source.spectrum)
-        counts = np.bincount(bands.band_of)
-        of_band = np.bincount(bands.band_of, weights=variance) / counts
-        a, s = path.signal[:, None], path.noise[:, None]
-        beta = a * of_band / (a**2 * of_band + s**2)
-        beta[-1] = 0.0
-        error = ((1.0 - a * beta) ** 2 * of_band + (s * beta) ** 2) @ counts / bands.size
-        weights = np.stack((np.zeros_like(beta), beta), axis=-1)
-        return cls(
-            weights=weights,
-            mmse=np.maximum.accumulate(error),
-            alpha_bar=path.alpha_bar,
-            latent_shape=source.latent_shape,
-        )
+        v = source.spectrum
+        a, s = path.signal[:, None, None], path.noise[:, None, None]
+        power = a**2 * v + s**2
+        gain = a[1:] * v / power[1:]  # of the estimates that come with t = 0..T-1
+        # x_(t+1) is a_(t+1) / a_t x_t and noise of its own.
+        cross = gain * a[1:] / a[:-1] * power[:-1]
+        moments = Moments(
+            estimate=bands.in_scan_order(gain**2 * power[1:]),
+            cross=bands.in_scan_order(cross),
+            sample=bands.in_scan_order(power[:-1]),
+            estimate_final=bands.in_scan_order(gain * a[1:] * v),
+            sample_final=bands.in_scan_order(a[:-1] * v),
+            final=bands.in_scan_order(v)[None],
+        ).by_band(bands)
+        weights = moments.weights()
+        return cls._with_ends(weights, moments.error(weights), moments.final, path, bands)
 
     @classmethod
-    def fit(cls, trajectories: Iterable[Trajectory], *, model: str | None = None) -> Calibration:
+    def fit(
+        cls, trajectories: Iterable[Trajectory], *, model: str | None = None, seed: int | None = None
+    ) -> Calibration:
         """Fit the weights by least squares.
+
+        mmse is measured on each run with weights fitted to all the others, so that it holds for new ones.
 
         Args:
             trajectories: recorded runs of one model, read once; some dozens are enough.
             model: what made them.
+            seed: their root seed.
 
         Raises:
-            ParameterError: if there are none, or they do not fit each other.
+            ParameterError: if there are fewer than two, or they do not fit each other.
 
         Example:
             >>> from latentcast.diffusion.gaussian import GaussianSource
@@ -153,21 +166,40 @@ class Calibration:
             >>> bool(abs(calibration.mmse[25] / (1 - source.path.alpha_bar[25]) - 1) < 0.05)
             True
         """
-        sums: _Moments | None = None
-        for trajectory in trajectories:
-            if sums is None:
-                sums = _Moments(trajectory)
-            sums.add(trajectory)
-        if sums is None:
-            raise ParameterError("there are no trajectories to calibrate with; record at least one")
-        weights, mmse = sums.solve()
+        runs: list[Moments] = []
+        first: Trajectory | None = None
+        for run in trajectories:
+            first = run if first is None else first
+            if (run.path, run.latent_shape) != (first.path, first.latent_shape):
+                raise ParameterError(
+                    f"a trajectory has {run.num_steps} steps of shape {run.latent_shape}, the first had "
+                    f"{first.num_steps} of {first.latent_shape}; all must be of one model and noise path"
+                )
+            runs.append(Moments.of_run(run, Bands(run.latent_shape)))
+        if first is None or len(runs) < 2:
+            raise ParameterError(f"there are {len(runs)} trajectories to calibrate with; record at least 2")
+        moments = Moments.stack(runs)
+        mean = moments.mean()
+        error = moments.error(moments.without_each().weights()).mean(axis=0)
+        fitted = cls._with_ends(mean.weights(), error, mean.final, first.path, Bands(first.latent_shape))
+        return replace(fitted, num_trajectories=len(runs), seed=seed, model=model)
+
+    @classmethod
+    def _with_ends(
+        cls, weights: FloatArray, error: FloatArray, prior: FloatArray, path: NoisePath, bands: Bands
+    ) -> Calibration:
+        """From what is fitted at t = 0..T-1 by band, where t = 0 stands for nothing: there x_t is x_0."""
+        weights = np.concatenate([weights, np.zeros_like(weights[:1])])
+        weights[0] = 0.0, 1.0
+        # At t = T nothing is known.
+        mmse = np.concatenate([error, prior]) @ (np.bincount(bands.band_of) / bands.size)
+        mmse[0] = 0.0
         return cls(
             weights=weights,
-            mmse=mmse,
-            alpha_bar=sums.path.alpha_bar,
-            num_trajectories=sums.count,
-            model=model,
-            latent_shape=sums.bands.latent_shape,
+            # Knowing more never hurts: a rise where t falls is noise of the fit.
+            mmse=np.maximum.accumulate(np.maximum(mmse, 0.0)),
+            alpha_bar=path.alpha_bar,
+            latent_shape=bands.latent_shape,
         )
 
     def at(self, path: NoisePath) -> Calibration:
@@ -236,6 +268,7 @@ class Calibration:
             "format": FORMAT,
             "model": self.model,
             "num_trajectories": self.num_trajectories,
+            "seed": self.seed,
             "latent_shape": None if self.latent_shape is None else list(self.latent_shape),
             "alpha_bar": self.alpha_bar.tolist(),
             "mmse": [round(value, 9) for value in self.mmse.tolist()],
@@ -253,16 +286,21 @@ class Calibration:
             stored = json.loads(Path(path).read_text(encoding="utf-8"))
             if not isinstance(stored, dict) or stored.get("format") != FORMAT:
                 raise ValueError(f"its format is not {FORMAT!r}")
-            shape = stored["latent_shape"]
+            shape, seed, model = stored["latent_shape"], stored.get("seed"), stored["model"]
+            if not (isinstance(model, str | None) and isinstance(seed, int | None)):
+                raise ValueError(f"model is {model!r} and seed {seed!r}; they must be text and an integer")
+            if shape is not None and not (len(shape) == 3 and all(type(size) is int for size in shape)):
+                raise ValueError(f"latent_shape is {shape}; it must be three integers or null")
             return cls(
                 weights=np.array(stored["weights"], np.float64),
                 mmse=np.array(stored["mmse"], np.float64),
                 alpha_bar=np.array(stored["alpha_bar"], np.float64),
                 num_trajectories=int(stored["num_trajectories"]),
-                model=stored["model"],
-                latent_shape=None if shape is None else (int(shape[0]), int(shape[1]), int(shape[2])),
+                seed=seed,
+                model=model,
+                latent_shape=None if shape is None else (shape[0], shape[1], shape[2]),
             )
-        except (OSError, ValueError, KeyError, TypeError, IndexError, ParameterError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ModelError(
                 f"cannot read the calibration {path}: {error}; make it anew with latentcast model calibrate"
             ) from error
@@ -313,51 +351,3 @@ def find_calibration(model: object, path: NoisePath) -> Calibration | None:
     except ModelError:  # a source of one's own
         return None
     return Calibration.load(file).at(path) if file.is_file() else None
-
-
-class _Moments:
-    """Sums of products, in every step and band, of which least squares is made."""
-
-    def __init__(self, first: Trajectory) -> None:
-        self.bands = Bands(first.latent_shape)
-        self.path = first.path
-        self.count = 0
-        shape = (first.num_steps + 1, self.bands.num_bands)
-        self._of_features = np.zeros((*shape, 2, 2))
-        self._with_final = np.zeros((*shape, 2))
-        self._of_final = np.zeros(shape[1])
-
-    def add(self, run: Trajectory) -> None:
-        if run.latent_shape != self.bands.latent_shape or run.num_steps != self.path.num_steps:
-            raise ParameterError(
-                f"a trajectory has {run.num_steps} steps of shape {run.latent_shape}, the first had "
-                f"{self.path.num_steps} of {self.bands.latent_shape}; all must be of one model"
-            )
-        estimates = self.bands.forward(run.clean_estimates).astype(np.float64)
-        samples = self.bands.forward(run.samples).astype(np.float64)
-        final = samples[0]
-        self.count += 1
-        for row, first in enumerate((estimates, samples)):
-            self._with_final[..., row] += self._by_band(first * final)
-            for column, second in enumerate((estimates, samples)):
-                self._of_features[..., row, column] += self._by_band(first * second)
-        self._of_final += self._by_band(final**2)
-
-    def solve(self) -> tuple[FloatArray, FloatArray]:
-        steps = self._with_final.shape[0]
-        # A little regularisation keeps a step whose two features are the same solvable.
-        ridge = 1e-6 * np.trace(self._of_features, axis1=-2, axis2=-1)[..., None, None] + 1e-12
-        weights = np.linalg.solve(self._of_features + ridge * np.eye(2), self._with_final[..., None])[..., 0]
-        # At t = 0 the sample is x_0; at t = T nothing is known.
-        weights[0], weights[-1] = (0.0, 1.0), 0.0
-        explained = 2.0 * np.sum(weights * self._with_final, axis=-1) - np.einsum(
-            "tbi,tbij,tbj->tb", weights, self._of_features, weights
-        )
-        error = (self._of_final - explained).sum(axis=1) / (self.count * self.bands.size)
-        error[0] = 0.0
-        # Knowing more never hurts: a rise where t falls is noise of the fit.
-        return weights, np.maximum.accumulate(np.maximum(error, 0.0)).reshape(steps)
-
-    def _by_band(self, values: FloatArray) -> FloatArray:
-        starts = np.flatnonzero(np.diff(self.bands.band_of, prepend=-1))
-        return np.add.reduceat(values, starts, axis=-1)

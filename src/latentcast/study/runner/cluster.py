@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Generator, Iterable
+from importlib.util import find_spec
 from itertools import islice
 from typing import Any
 
@@ -14,7 +15,7 @@ from latentcast.errors import LatentcastError, ParameterError, StudyError
 from latentcast.study.runner.results import part_bytes
 from latentcast.study.runner.tasks import Job, Task, run_task
 
-__all__ = ["run_on_cluster"]
+__all__ = ["check_cluster", "run_on_cluster"]
 
 # Of one connection, and of the trial below.
 CONNECT_SECONDS = 5.0
@@ -47,11 +48,9 @@ def run_on_cluster(
         StudyError: If the cluster is lost.
         LatentcastError: What a task raised.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise ParameterError("--ray needs Ray; install it with: pip install 'latentcast[cluster]'") from error
-    _try(address)
+    check_cluster(address)
+    import ray
+
     remaining = iter(tasks)
     connected = not ray.is_initialized()
     if connected:
@@ -92,8 +91,14 @@ def _work(job: Job, task: Task) -> bytes | LatentcastError:
         return error
 
 
-def _try(address: str) -> None:
-    """Connect for a trial; Ray itself waits for minutes, or ends the process, where there is no cluster."""
+def check_cluster(address: str) -> None:
+    """Connect for a trial; Ray itself waits for minutes, or ends the process, where there is no cluster.
+
+    Raises:
+        ParameterError: If there is no cluster at the address, within about a minute, or no Ray here.
+    """
+    if find_spec("ray") is None:
+        raise ParameterError("--ray needs Ray; install it with: pip install 'latentcast[cluster]'")
     problem = _unreachable(address)
     if problem is None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from latentcast.study.output import OutputFolder
 from latentcast.study.runner.summary import Summary
 
 __all__ = ["SCHEMA", "merge", "part_bytes", "part_is_whole"]
+
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 # Rows held in memory when parts are merged.
 GROUP_ROWS = 1 << 17
@@ -36,7 +39,9 @@ SCHEMA = pa.schema(
 
 
 def part_bytes(blocks: Sequence[EpisodeColumns]) -> bytes:
-    """The result of one task as a Parquet file with a row group per policy.
+    """The result of one task: a Parquet file with a row group per policy, and the SHA-256 digest of it.
+
+    A part may wait for days until it is merged, and Parquet itself would not notice a byte that changed.
 
     Example:
         >>> names = [c.name for c in COLUMNS[2:]]
@@ -48,14 +53,15 @@ def part_bytes(blocks: Sequence[EpisodeColumns]) -> bytes:
     with pq.ParquetWriter(sink, SCHEMA, compression="zstd") as writer:
         for block in blocks:
             writer.write_table(_table(block), row_group_size=len(block))
-    return bytes(sink.getvalue())
+    data = bytes(sink.getvalue())
+    return data + hashlib.sha256(data).digest()
 
 
 def part_is_whole(path: Path, policies: int, episodes: int) -> bool:
-    """Whether a part is there and can be read; one that a full disk or a crash cut short cannot."""
+    """Whether a part is there, complete and undamaged."""
     try:
-        metadata = pq.read_metadata(path)
-    except (OSError, pa.ArrowException):
+        metadata = _open(path).metadata
+    except (OSError, ValueError):
         return False
     return bool(metadata.num_row_groups == policies and metadata.num_rows == policies * episodes)
 
@@ -109,13 +115,20 @@ def _table(block: EpisodeColumns) -> Any:
 
 def _read(path: Path, policy: int) -> Any:
     try:
-        with pq.ParquetFile(path) as file:
-            return file.read_row_group(policy, use_threads=False)
-    except (OSError, pa.ArrowException) as error:
+        return _open(path).read_row_group(policy, use_threads=False)
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ParameterError(
             f"{path} is damaged: {reason}; delete it, and the same command makes it anew"
         ) from error
+
+
+def _open(path: Path) -> Any:
+    whole = path.read_bytes()
+    data, digest = whole[:-DIGEST_BYTES], whole[-DIGEST_BYTES:]
+    if hashlib.sha256(data).digest() != digest:
+        raise ValueError("its content does not fit its digest")
+    return pq.ParquetFile(pa.BufferReader(data))
 
 
 def _regroup(tables: Iterator[Any]) -> Iterator[Any]:

@@ -17,7 +17,7 @@ from latentcast.scenario import PAPER_LATENT_SIZE, Scenario
 from latentcast.study.metrics.catalog import make_metric
 from latentcast.study.output import OutputFolder
 from latentcast.study.recording.store import Recording
-from latentcast.study.runner.cluster import run_on_cluster
+from latentcast.study.runner.cluster import check_cluster, run_on_cluster
 from latentcast.study.runner.config import StudyConfig
 from latentcast.study.runner.folder import StudyFolder
 from latentcast.study.runner.pool import num_cores, run_here, run_on_processes
@@ -82,6 +82,8 @@ def run_study(
     _check(config, config.scenario.latent_size or PAPER_LATENT_SIZE)
     for metric in config.metrics:
         make_metric(metric.name, **metric.options)
+    if ray is not None and config.trajectories is not None:
+        check_cluster(ray)
     path = OutputFolder(out).path
     recording = find_trajectories(config, path, progress) if config.trajectories is not None else None
     folder = StudyFolder(path, _identity(config, recording))
