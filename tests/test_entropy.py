@@ -101,10 +101,20 @@ def trained() -> IntArray:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_shipped_tables_are_what_training_makes(shape: int, trained: IntArray) -> None:
     shipped = entropy_model(shape)
-    # Training settles somewhere along the trade of rate for distortion; what it minimises is the same.
-    cost = (trained[shape, 2, :, 0, 1] + PRICE * trained[shape, 2, :, 0, 0]) / 4096
+    # What the quantiser minimises. The tables themselves may differ: at about a bit per number it does as
+    # well with zeros in both quantisers as with zeros in one.
+    rate, error = trained[shape, 2, :, 0, 0] / 4096, trained[shape, 2, :, 0, 1] / 4096
     expected = shipped.distortion[:BASE_CLASSES] + PRICE * shipped.rate_bits[:BASE_CLASSES]
-    assert cost == pytest.approx(expected, rel=0.03)
+    # The square of a Laplacian number deviates by sqrt(5) times its mean.
+    assert error + PRICE * rate == pytest.approx(expected, rel=4 * np.sqrt(5 / NUMBERS))
+
+
+@pytest.mark.slow
+def test_shipped_tables_are_those_of_the_command() -> None:
+    made = train_tables().astype(np.int64)
+    for shape in SHAPES:
+        assert np.abs(made[shape, 0] - np.diff(entropy_model(shape).cumulative)).max() <= 8
+        assert np.abs(made[shape, 1] - entropy_model(shape).offset_units).max() <= 1
 
 
 def test_training_is_reproducible(trained: IntArray) -> None:

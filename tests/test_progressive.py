@@ -27,7 +27,7 @@ SHAPES = ("gaussian", "laplacian", "cauchy", "sparse", "zero", "constant", "band
 
 def draw(shape: str, size: int, scale: float, seed: int) -> FloatArray:
     rng = np.random.default_rng(seed)
-    made: dict[str, Callable[[], Any]] = {
+    makers: dict[str, Callable[[], Any]] = {
         "gaussian": lambda: rng.standard_normal(size),
         "laplacian": lambda: rng.laplace(size=size),
         "cauchy": lambda: np.clip(rng.standard_cauchy(size), -1e4, 1e4),
@@ -36,7 +36,7 @@ def draw(shape: str, size: int, scale: float, seed: int) -> FloatArray:
         "constant": lambda: np.ones(size),
         "bands": lambda: rng.standard_normal(size) * np.exp(-np.arange(size) / (0.2 * size)),
     }
-    return np.asarray(made[shape]() * scale, np.float32)
+    return np.asarray(makers[shape]() * scale, np.float32)
 
 
 def packet(target: FloatArray, max_bytes: int, **options: object) -> Refined:
@@ -82,7 +82,8 @@ def test_server_and_device_hold_the_same(
         assert (decoded.next_start, decoded.num_refined) == (made.next_start, made.num_refined)
         assert 0 < made.num_refined <= size
         error = np.mean(np.square(made.held - target, dtype=float))
-        assert error <= 1.01 * before
+        # Never worse, but for the quantiser's noise.
+        assert error <= before + step_of(made.data) ** 2
         server, device, start, before = made.held, decoded.held, made.next_start, error
     if shape == "zero":
         assert not server.any()
@@ -148,7 +149,8 @@ def test_random_prefixes(shape: str, size: int, max_bytes: int, data: st.DataObj
     made = make_packet(target, held, max_bytes=max_bytes, horizon_bits=8 * max_bytes, start=seed % size)
     if made is None:
         return
-    cuts = sorted(data.draw(st.lists(st.integers(5, len(made.data)), max_size=10))) if max_bytes > 8 else []
+    # Fewer than five bytes may end in the header.
+    cuts = sorted(data.draw(st.lists(st.integers(min(5, len(made.data)), len(made.data)), max_size=10)))
     refined = 0
     for cut in cuts:
         part = apply_packet(made.data[:cut], held)
@@ -286,9 +288,9 @@ def test_unfinished_groups_go_on() -> None:
         refined += made.num_refined
     # Everything once, but for what the forecast of the rate is off by: 1 %.
     assert refined == pytest.approx(16384, rel=0.01)
-    # What was left out has its whole variance.
-    left_out = 1.0 - refined / 16384
-    assert np.mean((held - target) ** 2) == pytest.approx(2.0**-4 * 10**0.06 + left_out, rel=0.1)
+    # 2 bits a number, 0.7 dB above the rate-distortion function; what is left has variance 1.
+    expected = 2.0**-4 * 10**0.07 * refined / 16384 + (1 - refined / 16384)
+    assert np.mean((held - target) ** 2) == pytest.approx(expected, rel=5 * np.sqrt(2 / 16384))
 
 
 @pytest.mark.parametrize("shape", ["gaussian", "laplacian", "bands", "sparse"])
@@ -308,7 +310,7 @@ def test_nothing_to_refine_needs_no_packet() -> None:
 
 
 def test_groups() -> None:
-    assert [group_size(size) for size in (1, 1_024, 8_191, 8_192, 10**6)] == [64, 64, 64, 128, 128]
+    assert [group_size(size) for size in (1, 8_191, 8_192, 10**6)] == [64, 64, 128, 128]
     assert entropy_model(0).rate_bits[MIN_CLASS] == pytest.approx(0.9, abs=0.05)
 
 

@@ -252,11 +252,10 @@ def _accept(code: Any, tail: Any, data: Any, start: Any, frequency: Any, unit: A
     while width < 1 << 24:
         width <<= 8
         code <<= 8
-        tail[UNKNOWN] <<= 8
         if tail[NEXT] < data.size:
             code |= data[tail[NEXT]]
         else:
-            tail[UNKNOWN] |= 0xFF
+            tail[UNKNOWN] = min(tail[UNKNOWN] << 8 | 0xFF, width - 1)
         tail[NEXT] += 1
     return code, width
 
