@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from latentcast.codec.calibration import Calibration
+from latentcast.diffusion.path import NoisePath
+
 # How long an example takes says more about the machine's load than about the code.
 settings.register_profile("any-machine", deadline=None)
 settings.load_profile("any-machine")
@@ -93,4 +96,6 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     folder = tmp_path_factory.mktemp("models") / "tiny"
     pipe.save_pretrained(folder)
+    white = Calibration.white(NoisePath.stable_diffusion(50)).to_dict()
+    (folder / "calibration.json").write_text(json.dumps(white), encoding="utf-8")
     return folder

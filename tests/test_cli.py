@@ -50,7 +50,7 @@ def test_deliver_writes_its_files(
     timeline = json.loads((tmp_path / "timeline.json").read_text())
     assert timeline["prompt"] == "red"
     assert timeline["model"] == str(tiny_folder)
-    assert (timeline["policy"], timeline["seed"]) == ("lookahead", 3)
+    assert (timeline["policy"], timeline["seed"]) == ("progressive", 3)
     expected = Scenario.for_latent(256, snr_db=12.0, deadline_slots=20, num_steps=6)
     assert Scenario(**timeline["scenario"]) == expected
     assert len(timeline["slots"]) == 20
@@ -81,7 +81,7 @@ def test_json_is_all_there_is_on_stdout(
     ("arguments", "reason"),
     [
         (("--snr-db", "-30"), "The upload of the prompt alone took longer."),
-        (("--deadline", "4"), "the policy saw nothing that could arrive in time."),
+        (("--policy", "lookahead", "--deadline", "4"), "the policy saw nothing that could arrive in time."),
         (("--policy", "final-only", "--deadline", "9"), "What was sent was still under way."),
     ],
 )
@@ -97,7 +97,7 @@ def test_nothing_arrived_is_said_in_words(
     assert "Nothing arrived by the deadline" in words
     assert reason in words
     assert "A higher --snr-db or a later --deadline would help" in words
-    assert ("--policy lookahead" in words) == ("final-only" in arguments)
+    assert ("or --policy progressive" in words) == ("--policy" in arguments)
 
 
 def test_compare(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,6 +127,7 @@ def test_compare(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     text = capsys.readouterr().out
     record = json.loads((tmp_path / "comparison.json").read_text())
     assert [policy["policy"] for policy in record["policies"]] == [
+        "progressive",
         "lookahead",
         "persistent-3",
         "persistent-4",

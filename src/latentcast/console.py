@@ -182,7 +182,7 @@ def _verdict(timeline: Timeline) -> list[str]:
             f"latent error {timeline.latent_mse:.3g}{quality}, {timeline.bits_sent} bits sent."
         ]
     lines = [
-        f"Nothing arrived by the deadline, slot {deadline}: the device still holds noise, "
+        f"Nothing arrived by the deadline, slot {deadline}: the device still shows no picture, "
         f"latent error {timeline.latent_mse:.3g}."
     ]
     if timeline.uplink_slots is None:
@@ -194,7 +194,7 @@ def _verdict(timeline: Timeline) -> list[str]:
             f"The upload took {timeline.uplink_slots} slots, "
             "and the policy saw nothing that could arrive in time."
         )
-    other = "" if timeline.policy == "lookahead" else ", or --policy lookahead"
+    other = "" if timeline.policy == "progressive" else ", or --policy progressive"
     return [*lines, f"{reason} A higher --snr-db or a later --deadline would help{other}."]
 
 
