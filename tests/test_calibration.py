@@ -225,6 +225,7 @@ def test_command_writes_where_deliver_looks(
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("red\ngreen\nblue\n")
     file = tmp_path / "measured.json"
+    before = calibration_file(tiny_folder).read_bytes()
     words = ["model", "calibrate", str(tiny_folder), "--prompts", str(prompts), "--count", "3"]
     assert cli.run([*words, "--steps", "6", "--out", str(file), "--json"]) == 0
     output = json.loads(capsys.readouterr().out)
@@ -232,7 +233,7 @@ def test_command_writes_where_deliver_looks(
     made = Calibration.load(file)
     assert (made.num_steps, made.num_trajectories, made.seed) == (6, 3, 0)
     assert calibration_file(tiny_folder) == tiny_folder / "calibration.json"
-    assert not calibration_file(tiny_folder).exists()
+    assert calibration_file(tiny_folder).read_bytes() == before
 
 
 def test_command_says_what_is_missing(tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
