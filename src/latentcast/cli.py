@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from latentcast import live_cli
 from latentcast.errors import LatentcastError
 
 __all__ = ["app", "main", "run"]
@@ -31,6 +32,7 @@ study_app = typer.Typer(
     help="Run studies: many episodes under several policies, with tables and figures.", no_args_is_help=True
 )
 app.add_typer(study_app, name="study")
+live_cli.register(app)
 
 Prompt = Annotated[str, typer.Argument(help="The picture, in words.", show_default=False)]
 Model = Annotated[str, typer.Option(help="scenes, the folder of a diffusers pipeline, or a hub id.")]

@@ -6,10 +6,12 @@ line and exits with code 2.
 
 __all__ = [
     "LatentcastError",
+    "LiveError",
     "ModelError",
     "OutputError",
     "PacketError",
     "ParameterError",
+    "ProtocolError",
     "StudyError",
 ]
 
@@ -32,6 +34,14 @@ class ModelError(LatentcastError, RuntimeError):
 
 class OutputError(LatentcastError, OSError):
     """A result cannot be written where it was asked for."""
+
+
+class ProtocolError(LatentcastError, ValueError):
+    """A message of the live protocol that is not valid, or not allowed where it came."""
+
+
+class LiveError(LatentcastError, RuntimeError):
+    """The live service refuses, cannot be reached, or was lost on the way."""
 
 
 class StudyError(LatentcastError, RuntimeError):

@@ -1,0 +1,1 @@
+"""The live service: wall-clock time, real sockets, real devices."""
