@@ -45,7 +45,7 @@ __all__ = [
 FloatArray: TypeAlias = NDArray[np.float32]
 
 MIN_CLASS = 4
-"""Least scale class that is worth refining: about 0.9 bits per number; below, bits buy too little."""
+"""Least scale class that is worth refining: about 0.95 bits per number; below, bits buy too little."""
 
 FINAL_MIN_CLASS = 3
 """The same for x_0 itself, which later packets will not change."""
