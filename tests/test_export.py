@@ -11,7 +11,7 @@ import torch
 
 from latentcast.cli import run
 from latentcast.diffusion.device_decoder import device_decoder_file, device_decoder_place
-from latentcast.diffusion.export import decoder_of, export_onnx
+from latentcast.diffusion.export import export_onnx
 from latentcast.diffusion.pipeline import load_pipeline
 from latentcast.diffusion.scenes.distilled import DeviceDecoder, load_device_decoder, save_device_decoder
 from latentcast.errors import ModelError

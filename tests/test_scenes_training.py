@@ -15,9 +15,9 @@ from latentcast.diffusion.scenes.dataset import draw_scenes, mirrored, render_pi
 from latentcast.diffusion.scenes.denoiser import build_tokenizer
 from latentcast.diffusion.scenes.judge import Judge, score
 from latentcast.diffusion.scenes.pixels import to_network
+from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.render import IMAGE_SIZE, render, visible_shares
 from latentcast.diffusion.scenes.scene import COLOURS, Scene, SceneObject
-from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.training import train
 from latentcast.errors import ParameterError
 from latentcast.study.metrics.ssim import ssim

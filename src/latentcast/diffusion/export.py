@@ -169,7 +169,7 @@ def _decoding_part(decoder: nn.Module) -> nn.Module:
 
 
 def _halved(graph: Any) -> Any:
-    """Store initialisers whose numbers are all float16 ones as float16; a Cast, folded at loading, widens them."""
+    """Store initialisers that hold float16 numbers as such; a Cast, folded at loading, widens them."""
     from onnx import TensorProto, helper, numpy_helper
 
     casts = []

@@ -130,10 +130,11 @@ def write_agreement(folder: Path, agreement: Agreement, num_bytes: int) -> None:
         f"| {quality.autoencoder_ssim:.3f} | {quality.device_ssim:.3f} |"
         for quality in agreement.levels
     )
-    body = f"""`device_decoder.onnx` turns latents into pictures on a device: {agreement.num_parameters:,} parameters of
-convolutions, {num_bytes / 1e6:.2f} MB. It was distilled from renders and from the autoencoder's pictures of generated
-latents, which it saw as a device holds them: coded, or estimated early. On {agreement.num_pictures} held-out renders, to
-the original picture, from latents that ideal coding left with this error per dimension:
+    size = f"{agreement.num_parameters:,} parameters, {num_bytes / 1e6:.2f} MB"
+    body = f"""`device_decoder.onnx` turns latents into pictures on a device: {size} of
+convolutions. It was distilled from renders and from the autoencoder's pictures of generated latents, which it
+saw as a device holds them: coded, or estimated early. On {agreement.num_pictures} held-out renders, to the
+original picture, from latents that ideal coding left with this error per dimension:
 
 | latent error | autoencoder, dB | device, dB | autoencoder, SSIM | device, SSIM |
 | --- | --- | --- | --- | --- |

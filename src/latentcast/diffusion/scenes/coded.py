@@ -1,9 +1,9 @@
 """Latents as a device holds them: coarse, because few bits came, or early, because generation went on.
 
 Coding is modelled by the test channel that attains a Gaussian's rate-distortion function, coefficient by
-coefficient of the DCT (Cover and Thomas, "Elements of Information Theory", 13.3.3): what is lost at distortion
-D are all coefficients of variance below the water level, and the others are their own best estimates with an
-error of the level. A real entropy-coded quantiser leaves the same picture at a somewhat higher rate.
+coefficient of the DCT (Cover and Thomas, "Elements of Information Theory", 13.3.3): coefficients of variance
+below the water level are lost, and the others are their own best estimates with an error of the level. A real
+entropy-coded quantiser leaves the same picture at a somewhat higher rate.
 """
 
 from __future__ import annotations

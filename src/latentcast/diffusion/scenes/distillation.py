@@ -1,4 +1,4 @@
-"""Training of the device's decoder: towards the original pictures of renders, and the autoencoder's of others.
+"""Training of the device's decoder, towards the originals of renders and the autoencoder's other pictures.
 
 It sees latents as a device holds them, from good to very coarse, and is asked for the picture of the final
 latent: so it learns to show what is known and to leave out what is noise.
@@ -59,7 +59,7 @@ def distil(
     Args:
         model: the embedded model, as it is shipped.
         pictures: renders, uint8 (num, 128, 128, 3).
-        folder: where latents, checkpoint, loss curve and sample sheet lie; an interrupted run goes on from it.
+        folder: where latents, checkpoint, loss curve and sample sheet lie; an interrupted run goes on there.
         seed: of weights, batches, noise and generated pictures.
         num_updates: optimiser updates of eight pictures.
         num_generated: pictures that the model generates to learn from.
@@ -151,7 +151,8 @@ def _render_latents(
     """The autoencoder's latents of renders; kept in a file for a run that goes on."""
     if path.exists():
         kept: Latents = np.load(path)
-        return kept
+        if len(kept) == len(pictures):
+            return kept
     parts: list[Latents] = []
     for start in range(0, len(pictures), 100):
         parts.append(encode_pictures(model.pipe.vae, pictures[start : start + 100], device=device))

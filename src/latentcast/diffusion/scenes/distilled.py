@@ -46,7 +46,8 @@ class DeviceDecoder(nn.Module):
                 layers += [nn.Conv2d(_WIDTHS[level - 1], width, 1), nn.Upsample(scale_factor=2.0)]
             layers += [_Block(width) for _ in range(num_blocks)]
         last = nn.Conv2d(_WIDTHS[-1], 3 * 4, 3, padding=1)
-        nn.init.constant_(last.bias, 0.5)  # training starts from grey
+        # Training starts from grey.
+        last.bias = nn.Parameter(torch.full((3 * 4,), 0.5))
         self.layers = nn.Sequential(*layers, last, nn.PixelShuffle(2))
 
     def unclipped(self, latents: torch.Tensor) -> torch.Tensor:

@@ -24,8 +24,8 @@ from latentcast.diffusion.scenes.captions import full_caption
 from latentcast.diffusion.scenes.card import Findings, psnr_db, write_card
 from latentcast.diffusion.scenes.dataset import draw_scenes, mirrored, render_pictures, sample_scene
 from latentcast.diffusion.scenes.denoiser import Denoiser, build_scheduler, build_tokenizer, train_denoiser
-from latentcast.diffusion.scenes.judge import Judge, Scores, score, train_judge
 from latentcast.diffusion.scenes.device_training import train_device_decoder
+from latentcast.diffusion.scenes.judge import Judge, Scores, score, train_judge
 from latentcast.diffusion.scenes.pixels import to_pictures
 from latentcast.diffusion.scenes.plan import TrainingPlan
 
