@@ -76,7 +76,7 @@ def _report(config: StudyConfig, result: StudyResult, progress: Progress | None)
         examples = make_examples(
             result.recording,
             study_scenario(config, result.recording, grid[0]),
-            partial(study_policies, config),
+            partial(study_policies, config, result.knowledge),
             spread_snrs(grid),
             decode=_decoder(config, result.recording),
             seed=config.seed,
@@ -84,7 +84,11 @@ def _report(config: StudyConfig, result: StudyResult, progress: Progress | None)
             progress=_stage(progress, "example pictures"),
         )
     page = write_report(
-        result.folder, title=config.title, examples=examples, progress=_stage(progress, "figures")
+        result.folder,
+        title=config.title,
+        examples=examples,
+        summary=result.summary,
+        progress=_stage(progress, "figures"),
     )
     figures = sorted(result.folder.glob("fig*.svg"))
     tables = [result.folder / name for name in ("episodes.parquet", "summary.parquet")]

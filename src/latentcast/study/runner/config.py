@@ -8,12 +8,16 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from latentcast.codec.quantizer import LOSSLESS_BITS
+from latentcast.diffusion.path import NoisePath
 from latentcast.errors import LatentcastError
 from latentcast.link.rayleigh import SnrReference
+from latentcast.policy.progressive import ProgressivePolicy
 from latentcast.scenario import PAPER_LATENT_SIZE, Scenario
+from latentcast.study.runner.gaussian import GAUSSIAN_MODELS, gaussian_source
 from latentcast.study.runner.misspelt import unknown_key
 
 __all__ = [
+    "CaseChoice",
     "Link",
     "MetricChoice",
     "PolicyChoice",
@@ -114,7 +118,8 @@ class TrajectoryChoice(_Part):
 
     Attributes:
         recording: Folder of a recording; None to record.
-        model: "scenes", the folder of a diffusers pipeline or a hub id.
+        model: "scenes", the folder of a diffusers pipeline or a hub id; or one of `GAUSSIAN_MODELS`, whose
+            trajectories are made by formulas whenever they are needed.
         prompts: "held-out", or a .txt, .csv or .parquet file.
         count: Take so many prompts from the beginning.
         keep_nsfw: Keep prompts that a table's NSFW scores rule out.
@@ -140,6 +145,10 @@ class TrajectoryChoice(_Part):
                 f"a recording is already there, so {', '.join(sorted(given))} would have no effect; "
                 "give either a recording or what to record"
             )
+        if self.model in GAUSSIAN_MODELS:
+            unused = self.model_fields_set - {"model", "count", "seed"}
+            if unused:
+                raise ValueError(f"{self.model} is a formula and has no use for {', '.join(sorted(unused))}")
         return self
 
 
@@ -155,7 +164,7 @@ class Link(_Part):
 class Setting(_Part):
     """The remaining values of `Scenario`. None for uplink_bits scales the paper's to the latent.
 
-    latent_size is for the model level; at latent level the trajectories have theirs.
+    latent_size is for formulas: the model level and Gaussian latents; recorded trajectories have theirs.
     """
 
     latent_size: int | None = None
@@ -191,12 +200,32 @@ class ValidationChoice(_Part):
     pictures: Annotated[int, Field(ge=0)] = 64
 
 
+class CaseChoice(_Part):
+    """A setting in which the distance to the sequential limit is measured: what differs from the study's.
+
+    Attributes:
+        name: What results call it; a folder's name too.
+        source: One of `GAUSSIAN_MODELS`.
+        deadline_slots: T_d; None for the study's.
+        num_subchannels: K; None for the study's.
+        snr_db: The grid; None for the study's.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$", max_length=60)]
+    source: Literal["white-gaussian", "natural-gaussian"] = "white-gaussian"
+    deadline_slots: int | None = None
+    num_subchannels: int | None = None
+    snr_db: (
+        Annotated[tuple[float, ...], BeforeValidator(_grid), Field(min_length=1, max_length=MAX_SNRS)] | None
+    ) = None
+
+
 class StudyConfig(_Part):
     """One study, checked as far as that goes without the trajectories.
 
     Attributes:
         kind: "deadline" for episodes under every policy (Fig. 3), "validation" for the distortion models
-            against trajectories (Fig. 2).
+            against trajectories (Fig. 2), "limit" for the distance to the sequential limit.
         title: Heading of the report.
         fidelity: "model" for the distortion formulas, "latent" for real packets.
         episodes: Episodes per SNR; every policy runs the same ones.
@@ -207,9 +236,10 @@ class StudyConfig(_Part):
         link: The link and the grid of SNRs; None for a validation.
         scenario: Everything else about a request.
         validation: What a validation shows.
+        cases: Settings of a study of the limit, the one that matters most first.
     """
 
-    kind: Literal["deadline", "validation"] = "deadline"
+    kind: Literal["deadline", "validation", "limit"] = "deadline"
     title: str | None = None
     fidelity: Literal["model", "latent"] = "latent"
     episodes: Count = 500
@@ -220,18 +250,62 @@ class StudyConfig(_Part):
     link: Link | None = None
     scenario: Setting = Setting()
     validation: ValidationChoice | None = None
+    cases: Annotated[tuple[CaseChoice, ...], BeforeValidator(_tuple)] = ()
+
+    @property
+    def path(self) -> NoisePath:
+        """The noise path of a scenario with these steps."""
+        return NoisePath.stable_diffusion(self.scenario.num_steps)
+
+    @property
+    def gaussian_model(self) -> str | None:
+        """The formula that makes the trajectories; None where there is none."""
+        choice = self.trajectories
+        return choice.model if choice is not None and choice.model in GAUSSIAN_MODELS else None
+
+    @property
+    def records(self) -> bool:
+        """Whether it delivers recorded trajectories."""
+        return self.trajectories is not None and self.gaussian_model is None
+
+    def of_case(self, case: CaseChoice) -> StudyConfig:
+        """The study of deadlines that measures one case of the limit: ours first, then the paper's."""
+        assert self.link is not None  # of any study of the limit
+        link = {"num_subchannels": case.num_subchannels, "snr_db": case.snr_db}
+        setting = {"deadline_slots": case.deadline_slots}
+        return StudyConfig(
+            title=case.name,
+            episodes=self.episodes,
+            seed=self.seed,
+            policies=tuple(PolicyChoice(name=name) for name in (ProgressivePolicy.name, "lookahead")),
+            trajectories=TrajectoryChoice(model=case.source),
+            link=self.link.model_copy(update={k: v for k, v in link.items() if v is not None}),
+            scenario=self.scenario.model_copy(update={k: v for k, v in setting.items() if v is not None}),
+        )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.kind != "limit" and self.cases:
+            raise ValueError('[[cases]] need kind = "limit"')
         if self.kind == "validation":
-            unused = self.model_fields_set & {"episodes", "policies", "metrics", "link", "fidelity"}
-            if unused:
-                raise ValueError(f"a validation has no use for {', '.join(sorted(unused))}; delete it")
+            self._refuse("a validation", {"episodes", "policies", "metrics", "link", "fidelity"})
             if self.trajectories is None:
                 raise ValueError('a validation needs the table [trajectories], such as model = "scenes"')
+            if not self.records:
+                raise ValueError(f"{self.gaussian_model} is a formula; a validation needs a recorded model")
             return self
         if self.validation is not None:
             raise ValueError('[validation] needs kind = "validation"')
+        if self.kind == "limit":
+            self._refuse("a study of the limit", {"policies", "metrics", "trajectories", "fidelity"})
+            if self.link is None or not self.cases:
+                raise ValueError("a study of the limit needs the table [link] with its snr_db, and [[cases]]")
+            names = [case.name for case in self.cases]
+            if len(set(names)) < len(names):
+                raise ValueError("two cases have the same name")
+            for case in self.cases:
+                self.of_case(case)
+            return self
         if self.link is None or not self.policies:
             missing = "policies" if self.link is not None else "the table [link] with its snr_db"
             raise ValueError(f"a study of deadlines needs {missing}")
@@ -244,13 +318,29 @@ class StudyConfig(_Part):
                 'fidelity = "model" has no latents, so metrics and [trajectories] would have no effect; '
                 'delete them or set fidelity = "latent"'
             )
+        if self.fidelity == "model" and any(c.name == ProgressivePolicy.name for c in self.policies):
+            raise ValueError(
+                "policy 'progressive' has no distortion formula: its packets are real ones; delete it or set "
+                'fidelity = "latent"'
+            )
+        if self.metrics and not self.records:
+            raise ValueError(f"{self.gaussian_model} has no pictures, so metrics would have no effect")
         try:
+            if self.gaussian_model is not None:
+                gaussian_source(
+                    self.gaussian_model, self.scenario.latent_size or PAPER_LATENT_SIZE, self.path
+                )
             self.scenario_at(self.link.snr_db[0], self.scenario.latent_size or PAPER_LATENT_SIZE)
             for snr_db in self.link.snr_db:
                 self.scenario_at(snr_db, PAPER_LATENT_SIZE)
         except LatentcastError as error:
             raise ValueError(str(error)) from error
         return self
+
+    def _refuse(self, what: str, keys: set[str]) -> None:
+        unused = self.model_fields_set & keys
+        if unused:
+            raise ValueError(f"{what} has no use for {', '.join(sorted(unused))}; delete it")
 
     def scenario_at(self, snr_db: float, latent_size: int) -> Scenario:
         """The scenario of one SNR and latent.

@@ -16,7 +16,7 @@ from latentcast.study.runner.misspelt import unknown_key
 
 __all__ = ["BUILT_IN", "built_in_text", "load_study", "parse_study"]
 
-BUILT_IN = ("fig2", "fig3", "fig3-model")
+BUILT_IN = ("fig2", "fig3", "fig3-model", "limit")
 """Names of the studies that come with the package."""
 
 
