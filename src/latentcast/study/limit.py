@@ -85,10 +85,12 @@ class LimitResult:
 
     Attributes:
         folder: With limit.parquet, provenance.json, and a folder of each case in `cases`.
-        rows: Case by case, each by rising SNR.
+        provenance: Configuration, root seed, versions and times.
+        rows: Case by case, in the order of its SNRs.
     """
 
     folder: Path
+    provenance: dict[str, Any] = field(repr=False)
     rows: tuple[LimitRow, ...] = field(repr=False)
 
     @property
@@ -130,17 +132,16 @@ def run_limit(
         run_study(study, place, processes=processes, ray=ray, progress=tell)
         rows += _rows(case, study, place / "episodes.parquet")
     folder.output.write_bytes("limit.parquet", _parquet(rows))
-    folder.finish(
-        {
-            **folder.identity,
-            "seed": config.seed,
-            **describe_software(),
-            "ran_on": ray or f"{processes or num_cores()} processes",
-            "started": folder.started,
-            "finished": now(),
-        }
-    )
-    return LimitResult(folder=folder.path, rows=tuple(rows))
+    provenance = {
+        **folder.identity,
+        "seed": config.seed,
+        **describe_software(),
+        "ran_on": ray or f"{processes or num_cores()} processes",
+        "started": folder.started,
+        "finished": now(),
+    }
+    folder.finish(provenance)
+    return LimitResult(folder=folder.path, provenance=provenance, rows=tuple(rows))
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,8 @@ _LONGEST_SIDE = 256
 _CAPTIONS = {
     "fig2a": "Distortion of the intermediate samples: predicted by eq. 9 and simulated.",
     "fig2b": "Quantisation distortion: predicted by eq. 10 (lines) and simulated with the real codec.",
-    "fig3a": "Latent MSE at the deadline against SNR. Bands are 95 % confidence intervals; what is "
-    "smaller than the lower edge, which float16's rounding is not, stands on it. Thin lines are bounds: the "
+    "fig3a": "Latent MSE at the deadline against SNR. Bands are 95 % confidence intervals; a mean "
+    "below the lower edge stands on it. Thin lines are bounds: the "
     "Gaussian limit is the sequential rate-distortion limit of a Gaussian source with the variances and "
     "errors of this one; the clairvoyant bound is that of the paper's codec with all rates known.",
     "fig3b": "Quality of the picture shown at the deadline against SNR.",

@@ -138,7 +138,7 @@ class SeriesStyle:
         }
 
 
-OURS = SeriesStyle("#c4156b", "solid", "*", width=2.2)
+OURS = SeriesStyle("#c4156b", "solid", "*", width=2.0)
 """The progressive scheme: the widest line, and above all others."""
 
 STYLES: tuple[SeriesStyle, ...] = (
@@ -198,7 +198,7 @@ def policy_styles(policies: Sequence[str]) -> dict[str, SeriesStyle]:
     free = [style for style in STYLES if style not in styles.values()] or list(STYLES)
     others = [name for name in policies if name not in styles]
     styles.update({name: free[number % len(free)] for number, name in enumerate(others)})
-    return styles
+    return {name: styles[name] for name in policies}
 
 
 @contextmanager
