@@ -94,8 +94,10 @@ def plot_gaps(axes: Axes, cases: Cases) -> None:
         axes.plot(snr_db, [row.paper_gap_db for row in rows], **hollow)
     axes.axhline(TARGET_DB, color=MUTED, linewidth=0.7, zorder=1)
     axes.set_yscale("symlog", linthresh=4.0, linscale=1.5)
-    axes.set_yticks([0, 1, 2, 3, 4, 10, 20, 40], ["0", "1", "2", "3", "4", "10", "20", "40"])
-    axes.set_ylim(bottom=0.0)
+    highest = max(max(row.gap_db, row.paper_gap_db) for rows in cases.values() for row in rows)
+    ticks = [tick for tick in (0, 1, 2, 3, 4, 10, 20, 40, 80) if tick <= highest]
+    axes.set_yticks(ticks, map(str, ticks))
+    axes.set_ylim(0.0, 1.3 * max(highest, TARGET_DB))
     axes.minorticks_off()
     axes.set_xlabel("Average SNR (dB)")
     axes.set_ylabel("Above the limit (dB)")

@@ -79,8 +79,8 @@ def savings(rows: Rows, levels: Sequence[float] = LEVELS) -> list[Saving]:
         >>> def row(policy, snr_db, mean):
         ...     return {"policy": policy, "snr_db": snr_db, "quantity": "latent_mse", "mean": mean}
         >>> rows = [row("new", 0, 0.1), row("new", 10, 0.001), row("old", 0, 1.0), row("old", 10, 0.01)]
-        >>> [(s.latent_mse, s.saved_db, s.at_least) for s in savings(rows, [0.5, 0.1, 0.01])]
-        [(0.5, 1.5, True), (0.1, 5.0, False), (0.01, 5.0, False)]
+        >>> [(s.latent_mse, s.saved_db, s.at_least) for s in savings(rows, [0.5, 0.05, 0.01])]
+        [(0.5, 1.505, True), (0.05, 5.0, False), (0.01, 5.0, False)]
     """
     curves = _curves(rows, "latent_mse")
     if not curves:
