@@ -9,7 +9,8 @@ from latentcast.errors import ParameterError
 from latentcast.policy.base import Observation, Wait
 from latentcast.policy.progressive import ProgressivePolicy
 from latentcast.scenario import Scenario
-from latentcast.study.runner.config import PolicyChoice, StudyConfig
+from latentcast.study.runner.choices import PolicyChoice
+from latentcast.study.runner.config import StudyConfig
 from latentcast.study.runner.load import BUILT_IN, built_in_text, load_study, parse_study
 from latentcast.study.runner.schemes import make_scheme, make_schemes
 

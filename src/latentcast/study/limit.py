@@ -20,7 +20,8 @@ from latentcast.errors import ParameterError
 from latentcast.policy.progressive import ProgressivePolicy
 from latentcast.scenario import PAPER_LATENT_SIZE
 from latentcast.study.limits.overhead import packet_overhead_bytes
-from latentcast.study.runner.config import CaseChoice, StudyConfig
+from latentcast.study.runner.choices import CaseChoice
+from latentcast.study.runner.config import StudyConfig
 from latentcast.study.runner.folder import StudyFolder
 from latentcast.study.runner.pool import num_cores
 from latentcast.study.runner.provenance import describe_software, now

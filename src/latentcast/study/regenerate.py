@@ -121,7 +121,7 @@ def _limit(config: StudyConfig, result: LimitResult) -> Regenerated:
 
 def _validate(config: StudyConfig, folder: OutputFolder, progress: Progress | None) -> Regenerated:
     from latentcast.study.figures.validation import draw_validation
-    from latentcast.study.runner.config import ValidationChoice
+    from latentcast.study.runner.choices import ValidationChoice
 
     started = now()
     recording = find_trajectories(config, folder.path, progress)

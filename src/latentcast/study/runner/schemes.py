@@ -13,7 +13,7 @@ from latentcast.policy.base import Action, Observation, Policy
 from latentcast.policy.catalog import Scheme, make_policy, policy_names
 from latentcast.policy.progressive import ProgressivePolicy
 from latentcast.scenario import Scenario
-from latentcast.study.runner.config import PolicyChoice
+from latentcast.study.runner.choices import PolicyChoice
 from latentcast.study.runner.misspelt import unknown_key
 
 __all__ = ["make_scheme", "make_schemes"]
