@@ -242,7 +242,9 @@ def export(
 
 @study_app.command("run")
 def study_run(
-    study: Annotated[str, typer.Argument(help="fig2, fig3, fig3-model, or a TOML file.", show_default=False)],
+    study: Annotated[
+        str, typer.Argument(help="fig2, fig3, fig3-model, limit, or a TOML file.", show_default=False)
+    ],
     episodes: Annotated[
         int | None, typer.Option(help="Episodes per SNR, instead of the study's; of fig2, trajectories.")
     ] = None,
@@ -272,7 +274,7 @@ def study_run(
 
 @study_app.command("show")
 def study_show(
-    name: Annotated[str, typer.Argument(help="fig2, fig3 or fig3-model.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="fig2, fig3, fig3-model or limit.", show_default=False)],
 ) -> None:
     """Print a built-in study's TOML file, to start one's own from."""
     from latentcast import study_commands
