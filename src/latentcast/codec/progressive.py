@@ -256,8 +256,8 @@ class _Pieces:
     def choose(self, index: int, model: EntropyModel, max_bytes: int, min_class: int) -> NDArray[np.bool_]:
         """The groups with the most energy of those worth refining, somewhat more than a packet holds.
 
-        Energies are told apart by octaves, and groups within one follow each other: a jump costs six bits. What
-        is left of a group that the last packet began comes first.
+        Energies are told apart by octaves, and groups within one follow each other: a jump costs six bits.
+        What is left of a group that the last packet began comes first.
         """
         classes = self.classes(index)
         worth = np.flatnonzero((classes >= min_class) & (classes <= MAX_CLASS))
@@ -284,10 +284,10 @@ class _Pieces:
         low, high = -1, self.finest_step()
         while high - low > 1:
             middle = (low + high) // 2
-            # As scale_class, of all groups at once.
-            number = np.rint(octaves - CLASSES_PER_OCTAVE * np.log2(float(step_size(middle)))) + 4
-            worth = number >= min_class
-            rate = model.rate_bits[np.clip(number, 0, MAX_CLASS).astype(np.int64)]
+            # As scale_class, but between classes, too.
+            number = octaves - CLASSES_PER_OCTAVE * np.log2(float(step_size(middle))) + 4
+            worth = number >= min_class - 0.5
+            rate = np.interp(number, np.arange(MAX_CLASS + 1), model.rate_bits)
             if np.sum((rate * sizes + _CLASS_BITS)[worth]) >= bits:
                 high = middle
             else:
