@@ -62,5 +62,5 @@ def test_passes_are_the_best_of_all_plans() -> None:
 def test_nothing_is_planned_before_the_first_slot() -> None:
     table = best_lengths(np.zeros(6), np.full(6, 0.5), np.geomspace(1e-3, 1.0, 50), 4)
     assert not table[:3].any()
-    # But for the least error, below which nothing is told apart.
-    assert table[3:, 1:].all()
+    # Where three passes do not reach the least error of the grid, every slot counts.
+    assert table[3:, 25:].all()
