@@ -70,12 +70,12 @@ class Request:
     policy: str | None = None
 
     def __post_init__(self) -> None:
-        _check_prompt(self.prompt)
+        _check_prompt(self.prompt, self.model)
         scenario = self.scenario(PAPER_LATENT_SIZE)
         make_scheme(self.scheme, scenario)
         seed_stream(self.seed, "noise")
         find_model(self.model)
-        read_prompt(self.model, self.prompt)
+        read_prompt(self.model, self.prompt, self.seed)
 
     @property
     def scheme(self) -> str:
@@ -103,7 +103,7 @@ class Request:
     def load(self) -> DiffusersModel:
         """Load the model, and say how it understands the prompt."""
         model = load_pipeline(self.model, self.device, num_steps=self.num_steps)
-        for note in model.read_prompt(self.prompt).notes:
+        for note in model.read_prompt(self.prompt, self.seed).notes:
             console.print_note(note)
         return model
 
@@ -267,8 +267,9 @@ def run_record(
         console.print_recording(summary)
 
 
-def _check_prompt(prompt: str) -> None:
-    if not prompt.strip():
+def _check_prompt(prompt: str, model: str) -> None:
+    # The embedded model then draws a scene of its own choice.
+    if not prompt.strip() and model != EMBEDDED:
         raise ParameterError(
             'the prompt is empty; describe a picture, such as "a red sphere left of a blue cube"'
         )

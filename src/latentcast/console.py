@@ -200,16 +200,17 @@ def print_fit(fit: Fit, files: Sequence[Path]) -> None:
     print_files(files)
 
 
-def fit_table(fit: Fit, seed: int | None) -> str:
+def fit_table(fit: Fit, seed: int) -> str:
     """The same as Markdown, for a model card."""
     tables = [
         "\n".join("| " + " | ".join(cells) + " |" for cells in (headings, ["---"] * len(headings), *rows))
         for headings, rows in (_distortion_rows(fit), _refinement_rows(fit))
     ]
-    runs = f"{fit.num_trajectories} trajectories" + ("" if seed is None else f", root seed {seed}")
+    runs = f"{fit.num_trajectories} trajectories, root seed {seed}"
     opening = (
-        f"Measured by `latentcast model fit` on {runs}, per dimension.\nD_diff is the error of x_t to x_0 (eq. 9), mmse that of the calibrated estimate of x_0; "
-        "its theory is\nthat of white Gaussian latents. Refinements are in units of eq. 7."
+        f"Measured by `latentcast model fit` on {runs}, per dimension.\n"
+        "D_diff is the error of x_t to x_0 (eq. 9), mmse that of the calibrated estimate of x_0; its theory\n"
+        "is that of white Gaussian latents. Refinements are in units of eq. 7."
     )
     return "\n\n".join([opening, *tables, _final_latent(fit)])
 

@@ -149,14 +149,12 @@ def run_model_fit(runs: Runs, folder: Path | None, out: Path, *, card: bool, as_
                 recording = Recording.open(folder)
                 if recording.model != runs.model:
                     raise ParameterError(f"{folder} was recorded of {recording.model}, not of {runs.model}")
-                fit = measured(recording)
+                fit, seed = measured(recording), recording.manifest.root_seed
             else:
                 with runs.recorded(runs.prompts()) as recording:
-                    fit = measured(recording)
+                    fit, seed = measured(recording), runs.seed
     except ImportError as error:
         raise _needs_packages("measuring a fit", error) from error
-    # A recording keeps its items' seeds only.
-    seed = runs.seed if folder is None else None
     values = {"model": runs.model, "seed": seed, **fit.to_dict()}
     files = [output.write_json("fit.json", values), *draw_fit(fit, output)]
     if card:

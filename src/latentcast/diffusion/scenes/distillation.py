@@ -34,6 +34,7 @@ _BATCH_SIZE = 8
 _NUM_GENERATED_IN_BATCH = 2
 _PEAK_RATE = 2e-3
 _CHECKPOINT_EVERY = 250
+_TOLD_EVERY = 25
 _GENERATED_AT_ONCE = 8
 _STEPS = 50
 # Water levels of the coding noise, its decimal logarithm uniform: from the autoencoder's own noise to a blur.
@@ -100,7 +101,7 @@ def distil(
         optimiser.zero_grad(set_to_none=True)
         curve.add(loss.item())
         done = update + 1
-        if done % 25 == 0 or done == num_updates:
+        if done % _TOLD_EVERY == 0 or done == num_updates:
             told(done, num_updates, f"loss {curve.recent():.4f}")
         if done % _CHECKPOINT_EVERY == 0 or done == num_updates:
             save_checkpoint(path, state, rng, done)
