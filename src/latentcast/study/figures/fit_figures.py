@@ -86,15 +86,17 @@ def plot_refinements(left: Axes, right: Axes, fit: Fit) -> None:
         items = [item for item in fit.refinements if item.reference_step == high]
         steps = [item.step for item in items]
         line = {**style.line(), "markersize": 3.0}
-        left.plot(steps, [item.variance for item in items], **line, label=f"$t_p = {high}$")
-        right.plot(steps, [item.kurtosis for item in items], **line)
-    left.set_ylim(bottom=0.0)
+        left.plot(steps, [item.variance for item in items], **line)
+        right.plot(steps, [item.kurtosis for item in items], **line, label=f"$t_p = {high}$")
+    # As far from the theory on either side as the farthest point, but never so close as to magnify noise.
+    off = 1.2 * max(abs(item.variance - 1.0) for item in fit.refinements)
+    left.set_ylim(max(0.0, 1.0 - max(off, 0.1)), 1.0 + max(off, 0.1))
     right.set_yscale("log")
     right.yaxis.set_major_formatter(ScalarFormatter())
     right.yaxis.set_minor_formatter(NullFormatter())
     top = max(item.kurtosis for item in fit.refinements)
     right.set_yticks([tick for tick in (2, 3, 5, 10, 20, 50, 100) if tick <= 1.2 * max(top, 5.0)])
-    left.legend(handlelength=2.2, borderaxespad=0.3, labelspacing=0.2, frameon=False)
+    right.legend(loc="upper left", handlelength=2.2, borderaxespad=0.3, labelspacing=0.2, frameon=False)
 
 
 def plot_spectrum(axes: Axes, fit: Fit) -> None:
