@@ -52,7 +52,7 @@ class TrainingPlan:
     num_judged: int = 100
     device_pictures: int = 2000
     device_generated: int = 24
-    device_updates: int = 5000
+    device_updates: int = 8000
     seeds: StageSeeds = StageSeeds()
 
     def __post_init__(self) -> None:
