@@ -1,9 +1,9 @@
 """What two other ways would have shown by the bytes that one session's refinements took.
 
 *Compute, then send*: the final latent at 16 bits a number, once it is there; the picture comes when all of it
-has. *JPEG previews*: the newest estimate, decoded on the server and sent as JPEG, over and over; every preview
-takes a quarter of the bytes and shows when all of it has arrived. Previews know beforehand how many bytes the
-link will carry, which favours them.
+has. *JPEG previews*: the newest estimate, decoded on the server and sent as JPEG, over and over; every
+preview takes a quarter of the bytes and shows when all of it has arrived. Previews know beforehand how many
+bytes the link will carry, which favours them.
 """
 
 from __future__ import annotations
