@@ -118,7 +118,8 @@ def test_previews_share_the_bytes_and_show_the_newest_estimate() -> None:
     assert result["bytes"] == 8000
     assert [preview["arrived_ms"] for preview in previews] == pytest.approx([1000, 1500, 2000], abs=0.1)
     assert all(preview["bytes"] <= 8000 / NUM_PREVIEWS for preview in previews)
-    # When the first would have set out, nothing was known. The others set out at 0.5, 1 and 1.5 s, when the steps of up to 0.48, 0.98 and 1.48 s were known.
+    # When the first would have set out, nothing was known. The others set out at 0.5, 1 and 1.5 s, when the
+    # steps of up to 0.48, 0.98 and 1.48 s were known.
     assert [preview["step"] for preview in previews] == [6, 1, 0]
     assert [grey_of(preview["picture"]) for preview in previews] == pytest.approx([160, 110, 100], abs=2)
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from latentcast.codec.packet import packet_bytes
-from latentcast.codec.refinement import LOSSLESS_BITS
+from latentcast.codec.quantizer import LOSSLESS_BITS
 from latentcast.diffusion.source import FloatArray, Step
 from latentcast.errors import ParameterError
 
