@@ -24,6 +24,7 @@ from latentcast.codec.calibration import Calibration
 from latentcast.codec.entropy import MAX_CLASS, class_deviation, entropy_model
 from latentcast.codec.progressive import MIN_CLASS, group_size
 from latentcast.errors import ParameterError
+from latentcast.policy.induction import best_lengths
 from latentcast.scenario import Scenario
 
 __all__ = ["ProgressivePolicy", "remaining_variance"]
@@ -78,9 +79,11 @@ class ProgressivePolicy:
         scenario: the setting.
         calibration: how the server estimates x_0 at every step, and how well; None for white Gaussian
             latents, whose estimate depends on the schedule alone.
+        mean_rate_bits: what a slot to come carries on average, positive; None for the scenario's link. A live
+            link plans on what it has measured.
 
     Raises:
-        ParameterError: if the calibration is for another number of steps.
+        ParameterError: if the calibration is for another number of steps, or the rate is not positive.
 
     Example:
         >>> policy = ProgressivePolicy(Scenario.paper(snr_db=0.0))
@@ -90,7 +93,13 @@ class ProgressivePolicy:
 
     name = "progressive"
 
-    def __init__(self, scenario: Scenario, calibration: Calibration | None = None) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        calibration: Calibration | None = None,
+        *,
+        mean_rate_bits: float | None = None,
+    ) -> None:
         self.calibration = Calibration.white(scenario.path) if calibration is None else calibration
         self._scenario = scenario
         self._mmse = self.calibration.mmse
@@ -99,8 +108,13 @@ class ProgressivePolicy:
                 f"the calibration is for {self._mmse.size - 1} steps, the scenario has {scenario.num_steps}; "
                 f"calibrate the model with {scenario.num_steps} steps"
             )
+        if mean_rate_bits is not None and not 0.0 < mean_rate_bits < np.inf:
+            raise ParameterError(
+                f"mean_rate_bits is {mean_rate_bits}; it must be a positive number of bits per slot, or None "
+                "for the link's own mean"
+            )
         groups = scenario.latent_size / group_size(scenario.latent_size)
-        self._mean_bits = scenario.link.mean_rate_bits
+        self._mean_bits = scenario.link.mean_rate_bits if mean_rate_bits is None else float(mean_rate_bits)
         self._rate_bits = max(self._mean_bits - _PACKET_BITS, 0.0) / scenario.latent_size
         self._class_bits = groups * _GROUP_BITS / scenario.latent_size
         self._tables: dict[int, IntArray] = {}
@@ -139,18 +153,5 @@ class ProgressivePolicy:
         sums = np.concatenate(([0.0], np.cumsum(self._mmse[steps])))
         lengths = np.arange(1, min(MAX_PASS_SLOTS, deadline) + 1)
         left = remaining_variance(np.maximum(lengths * self._rate_bits - self._class_bits, 0.0))
-        value = np.empty((deadline + 2, _ERRORS.size))
-        value[deadline + 1] = _LOG_ERRORS
-        table = np.zeros((deadline, _ERRORS.size), np.int64)
-        for slot in range(deadline, 0, -1):
-            value[slot] = value[slot + 1]
-            if slot <= uplink_slots:
-                continue
-            for length in lengths[: deadline - slot + 1]:
-                mean = (sums[slot - 1 + length] - sums[slot - 1]) / length
-                after = mean + np.maximum(_ERRORS - mean, 0.0) * left[length - 1]
-                final = np.interp(np.log(after), _LOG_ERRORS, value[slot + length])
-                better = (final < value[slot] - 1e-12) & (mean < _ERRORS)
-                value[slot][better] = final[better]
-                table[slot - 1][better] = length
+        table: IntArray = best_lengths(sums, left, _LOG_ERRORS, uplink_slots)
         return table
