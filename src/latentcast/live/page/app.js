@@ -190,6 +190,9 @@ class App {
     const device = await run.request.run();
     await pictures.settled();
     run.summary = device.summary;
+    run.failure = device.failure;
+    // The server gave up before the deadline: what is held is final all the same.
+    run.final ??= run.pictures.at(-1);
     run.coefficients = device.coefficients;
     run.latent = bands.inverse(device.coefficients);
     run.crc = crcOfFloats(device.coefficients);
