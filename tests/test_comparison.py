@@ -82,12 +82,13 @@ def test_compute_then_send_comes_when_all_has_come() -> None:
     assert sent["generated_ms"] == pytest.approx(1000.0)
     assert sent["bytes"] == FINAL_BYTES
     assert sent["arrived_ms"] == pytest.approx(1000 + 20 + 1000 * FINAL_BYTES / 400, abs=10.0)
-    assert grey_of(sent["picture"]) == 100
+    latent = np.frombuffer(base64.b64decode(sent["latent"]), "<f4").reshape(1, 8, 8)
+    assert np.array_equal(latent, step(0).sample[0])
 
 
 def test_compute_then_send_is_late() -> None:
     result = compare(record(1.2, 400.0), decode)
-    assert result["compute_then_send"]["picture"] is None
+    assert result["compute_then_send"]["latent"] is None
     assert result["compute_then_send"]["arrived_ms"] > result["deadline_ms"] == 1200
     assert grey_of(result["finished"]) == 100
 
@@ -108,7 +109,7 @@ def test_generation_that_never_ended_shows_nothing() -> None:
         "generated_ms": None,
         "bytes": None,
         "arrived_ms": None,
-        "picture": None,
+        "latent": None,
     }
 
 

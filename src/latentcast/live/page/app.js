@@ -200,7 +200,7 @@ class App {
 
   async compare(run) {
     const image = run.final?.image;
-    run.comparison = await fetchComparison(run.ready, image && [image.width, image.height]).catch(() => null);
+    run.comparison = await fetchComparison(run.ready, this.decoder, image && [image.width, image.height]).catch(() => null);
     run.comparisonFailed = run.comparison === null;
     if (this.stage.run === run && !this.stage.playing) this.stage.showMoment(Number(byId("moment").value));
   }
