@@ -59,12 +59,19 @@ class App {
     byId("link-field").hidden = !emulates;
     byId("more").open = this.info.token_required;
     if (examples?.length) this.offerExamples(examples);
+    this.warmUp(this.info.latent_shape);
     if (!this.touched) {
       // A little more than generation takes alone: enough for the last refinements.
       const wanted = Math.ceil((1.3 * steps * slotMs) / 500) * 500;
       byId("deadline").value = Math.min(Math.max(wanted, 2000), 8000);
       this.describe();
     }
+  }
+
+  /** The first picture takes longest: decode one that nobody sees. */
+  warmUp(shape) {
+    const size = shape.reduce((product, length) => product * length, 1);
+    this.decoder.decode(new Float32Array(size), shape).catch(() => {});
   }
 
   status(state, text) {
