@@ -61,11 +61,12 @@ def test_arrivals_are_as_of_the_device() -> None:
     assert Recording(started_at=0, deadline_seconds=1, rtt_seconds=0).mean_rate() is None
 
 
-def test_acknowledgements_never_go_back() -> None:
+def test_bytes_go_on_on_a_new_connection() -> None:
     recording = Recording(started_at=0.0, deadline_seconds=1.0, rtt_seconds=0.0)
-    for now, total in ((0.1, 100), (0.2, 50), (0.3, 200), (0.25, 300), (0.4, 200)):
-        recording.acknowledged(now, total)
-    assert [recording.bytes_by(when) for when in (0.1, 0.2, 0.3, 1.0)] == [100, 100, 200, 200]
+    for now, count in ((0.1, 100), (0.2, 150), (0.3, 40), (0.4, 40), (0.5, 60)):
+        recording.acknowledged(now, count)
+    assert [recording.bytes_by(when) for when in (0.1, 0.2, 0.3, 0.4, 1.0)] == [100, 150, 190, 190, 210]
+    assert recording.arrival_of(200) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,8 @@ class Recording:
         self._seconds: list[float] = []
         self._bytes: list[int] = []
         self._rates: list[float] = []
+        # Bytes on former connections, and the last count of the present one.
+        self._before = self._last_count = 0
 
     @property
     def num_steps(self) -> int:
@@ -83,12 +85,14 @@ class Recording:
         latent = step.sample if step.index == 0 else step.clean_estimate
         self._steps.append((now - self.started_at, step.index, latent[0].astype(np.float16)))
 
-    def acknowledged(self, now: float, total_bytes: int) -> None:
-        """Note how many bytes the device has in all; what is behind the last note is ignored."""
+    def acknowledged(self, now: float, connection_bytes: int) -> None:
+        """Note how many bytes the device has had on its connection; fewer than before is a new connection."""
         seconds = now - self.started_at - self.rtt_seconds / 2
-        if total_bytes > (self._bytes[-1] if self._bytes else 0) and seconds >= self._last_arrival():
-            self._seconds.append(seconds)
-            self._bytes.append(total_bytes)
+        if connection_bytes < self._last_count:
+            self._before += self._last_count
+        self._last_count = connection_bytes
+        self._seconds.append(max(seconds, self._seconds[-1]) if self._seconds else seconds)
+        self._bytes.append(self._before + connection_bytes)
 
     def rate(self, bits_per_second: float) -> None:
         """Note what the link is believed to carry."""
@@ -126,9 +130,6 @@ class Recording:
             return None
         when, _, latent = self._steps[-1]
         return when, latent.astype(np.float32)
-
-    def _last_arrival(self) -> float:
-        return self._seconds[-1] if self._seconds else -np.inf
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
