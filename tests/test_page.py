@@ -21,7 +21,7 @@ from test_page_device import HELD, PACKETS, crc, ready, whole
 
 pytestmark = pytest.mark.browser
 
-WAIT_SECONDS = 60
+WAIT_SECONDS = 120
 
 
 @pytest.fixture(scope="module")

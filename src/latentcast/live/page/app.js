@@ -63,7 +63,8 @@ class App {
     if (!this.touched) {
       // A little more than generation takes alone: enough for the last refinements.
       const wanted = Math.ceil((1.3 * steps * slotMs) / 500) * 500;
-      byId("deadline").value = Math.min(Math.max(wanted, 2000), 8000);
+      byId("deadline").max = Math.max(2 * wanted, 8000);
+      byId("deadline").value = Math.max(wanted, 2000);
       this.describe();
     }
   }
@@ -224,7 +225,7 @@ class App {
     this.run = null;
     this.running(false);
     const reason = error instanceof LiveError ? error : new LiveError("internal", String(error.message ?? error));
-    run.error = reason;
+    this.stage.abandon();
     if (reason.code === "cancelled") {
       byId("summary").textContent = "Cancelled.";
       return;
