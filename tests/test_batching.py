@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from latentcast.diffusion.batching import BatchedDenoiser, Run
 from latentcast.diffusion.path import NoisePath
 from latentcast.diffusion.pipeline import DiffusersModel, load_pipeline
-from latentcast.diffusion.source import Step, Trajectory
+from latentcast.diffusion.source import Step, Trajectory, shared_noise
 from latentcast.errors import ModelError, ParameterError
 
 # A step's two weighted sums and the network's hundred layers round some 10^2 times; with guidance w the
@@ -23,11 +24,16 @@ FLOAT32 = float(np.finfo(np.float32).eps)
 
 
 def tolerance(num_steps: int, guidance_scale: float, alpha_bar: float) -> float:
-    return num_steps * 100 * (2 * guidance_scale + 1) / alpha_bar**0.5 * FLOAT32
+    return num_steps * 100 * (2 * guidance_scale + 1) / math.sqrt(alpha_bar) * FLOAT32
+
+
+def first_step(run: Run, latent_shape: tuple[int, int, int] = (4, 8, 8)) -> Step:
+    noise = shared_noise(run.seed, latent_shape)[None]
+    return Step(run.num_steps, noise, np.zeros_like(noise))
 
 
 def to_the_end(denoiser: BatchedDenoiser, run: Run) -> Trajectory:
-    steps = [denoiser.first_step(run)]
+    steps = [first_step(run)]
     while not run.is_finished:
         steps += denoiser.advance([run])
     return collected(steps, run, denoiser.path(run.num_steps))
@@ -76,7 +82,7 @@ def test_runs_in_changing_company_are_those_of_the_pipeline(
         for caption, seed, num_steps, begins in wanted:
             if begins == call:
                 runs.append(denoiser.start(caption, seed, num_steps))
-                steps[seed] = [denoiser.first_step(runs[-1])]
+                steps[seed] = [first_step(runs[-1])]
         active = [run for run in runs if not run.is_finished]
         if not active and call > 5:
             break
@@ -123,7 +129,7 @@ def test_the_embedded_model() -> None:
     expected = Trajectory.record(own, "a red sphere", 2)
     denoiser = BatchedDenoiser(own)
     run, other = denoiser.start(own.read_prompt("a red sphere").caption, 2, 5), denoiser.start("", 4, 50)
-    steps = [denoiser.first_step(run)]
+    steps = [first_step(run, own.latent_shape)]
     while not run.is_finished:
         steps.append(denoiser.advance([other, run])[1])
     assert_same(collected(steps, run, denoiser.path(5)), expected, own.guidance_scale)

@@ -143,11 +143,6 @@ class BatchedDenoiser:
         run._generator = torch.Generator("cpu").manual_seed(sampler_seed(seed))
         return run
 
-    def first_step(self, run: Run) -> Step:
-        """The step t = T of a run, as `LatentSource.steps` yields it first."""
-        noise = shared_noise(run.seed, self.latent_shape)[None]
-        return Step(run.num_steps, noise, np.zeros_like(noise))
-
     def advance(self, runs: Sequence[Run]) -> list[Step]:
         """Take every run one step further, in one call of the network.
 
