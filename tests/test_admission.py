@@ -51,6 +51,10 @@ def test_whoever_is_let_in_is_in_time_and_makes_nobody_late() -> None:
     work: list[Work] = []
     counts = []
 
+    def come_until_one_is_refused() -> None:
+        for _ in range(1000):
+            come()
+
     def come() -> None:
         admission = admit(seconds_left=5.0, under_way=work, slot_seconds=slot_seconds, now=0.0)
         assert admission.slot_seconds == slot_seconds(len(work) + 1)
@@ -58,8 +62,7 @@ def test_whoever_is_let_in_is_in_time_and_makes_nobody_late() -> None:
         work.append(Work(steps=admission.num_steps, deadline=5.0))
 
     with pytest.raises(RefusedError) as caught:
-        for _ in range(1000):
-            come()
+        come_until_one_is_refused()
     assert caught.value.code == "busy"
     retry = caught.value.retry_seconds
     finishes = simulated([item.steps for item in work])
