@@ -21,6 +21,7 @@ HEADER_BYTES = 52
 SEGMENT_BYTES = 1448
 # Kernel buffers of the proxy's sockets. Smaller ones make loopback TCP, whose packets are 64 KB, stall.
 BUFFER_BYTES = 16_384
+SEGMENTS_ON_THE_WAY = 8
 CONNECT_SECONDS = 10.0
 
 
@@ -100,7 +101,7 @@ class LinkCounters:
     Attributes:
         packets: packets carried.
         bytes: their bytes, with headers as the link was charged.
-        dropped: packets that found the queue full.
+        dropped: packets that found the queue full, or the interface down.
     """
 
     packets: int = 0
@@ -117,8 +118,8 @@ class ShapedProxy:
     """A TCP proxy whose two directions are links of a given rate, shared by all its connections.
 
     Bytes are cut into segments; each is charged with the header that it would have on a network, held until
-    the bucket says that it is through, and written. Nothing is read meanwhile, so that a sender that is too
-    fast is held back by TCP itself. TCP's own acknowledgements and repetitions are not charged.
+    the bucket says that it is through, and written. No more is read while eight are held, so that a sender
+    that is too fast is held back by TCP itself. TCP's own acknowledgements and repetitions are not charged.
 
     Args:
         target: host and port of the server.
@@ -207,28 +208,32 @@ class ShapedProxy:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
-        writers = [writer]
+        # A side that is gone or was never there, or the proxy's end: the other side sees its connection end.
+        with contextlib.suppress(asyncio.CancelledError):
+            try:
+                server_reader, server_writer = await self._connect()
+                try:
+                    async with asyncio.TaskGroup() as pumps:
+                        pumps.create_task(_pump(server_reader, writer, self._down, self.downlink))
+                        pumps.create_task(_pump(reader, server_writer, self._up, self.uplink))
+                finally:
+                    server_writer.close()
+            except* (OSError, TimeoutError):
+                pass
+        writer.close()
+        self._connections.discard(task)
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        upstream = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
-            upstream = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
             upstream.setblocking(False)
             _shrink(upstream)
-            try:
-                async with asyncio.timeout(CONNECT_SECONDS):
-                    await asyncio.get_running_loop().sock_connect(upstream, self._target)
-            except BaseException:
-                upstream.close()
-                raise
-            server_reader, server_writer = await asyncio.open_connection(sock=upstream, limit=SEGMENT_BYTES)
-            writers.append(server_writer)
-            async with asyncio.TaskGroup() as pumps:
-                pumps.create_task(_pump(server_reader, writer, self._down, self.downlink))
-                pumps.create_task(_pump(reader, server_writer, self._up, self.uplink))
-        except* (OSError, TimeoutError):
-            pass  # one side is gone or was never there: the other sees its connection end
-        finally:
-            self._connections.discard(task)
-            for open_writer in writers:
-                open_writer.close()
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await asyncio.get_running_loop().sock_connect(upstream, self._target)
+            return await asyncio.open_connection(sock=upstream, limit=SEGMENT_BYTES)
+        except BaseException:
+            upstream.close()
+            raise
 
 
 async def _pump(
@@ -236,16 +241,30 @@ async def _pump(
 ) -> None:
     """Carry one direction of a connection until its end."""
     writer.transport.set_write_buffer_limits(high=0)
-    while data := await reader.read(SEGMENT_BYTES):
-        num_bytes = len(data) + HEADER_BYTES
-        through = bucket.send(num_bytes, time.monotonic())
-        await _sleep_until(through)
-        counters.count(num_bytes)
-        writer.write(data)
-        await writer.drain()
-    if writer.can_write_eof():
-        with contextlib.suppress(OSError):
-            writer.write_eof()
+    # Some segments are on their way at once, lest the link idle from the end of a wait to the next read.
+    on_the_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(SEGMENTS_ON_THE_WAY)
+
+    async def deliver() -> None:
+        while True:
+            through, data = await on_the_way.get()
+            await _sleep_until(through)
+            if not data:
+                break
+            counters.count(len(data) + HEADER_BYTES)
+            writer.write(data)
+            await writer.drain()
+        if writer.can_write_eof():
+            with contextlib.suppress(OSError):
+                writer.write_eof()
+
+    async with asyncio.TaskGroup() as ends:
+        ends.create_task(deliver())
+        data = b"?"
+        while data:
+            data = await reader.read(SEGMENT_BYTES)
+            now = time.monotonic()
+            through = bucket.send(len(data) + HEADER_BYTES, now) if data else now
+            await on_the_way.put((through, data))
 
 
 async def _sleep_until(seconds: float) -> None:
