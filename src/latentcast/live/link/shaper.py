@@ -101,7 +101,7 @@ class LinkCounters:
     Attributes:
         packets: packets carried.
         bytes: their bytes, with headers as the link was charged.
-        dropped: packets that found the queue full, or the interface down.
+        dropped: packets that found the queue full.
     """
 
     packets: int = 0
