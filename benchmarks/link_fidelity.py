@@ -47,7 +47,7 @@ def ours(schedule: RateSchedule, seconds: float, *, rootless: bool) -> tuple[flo
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=flood, args=(server,), daemon=True).start()
         link = emulate(schedule, server.getsockname(), rootless=rootless)
-        with link, link.connect() as device:
+        with link, link.behind(lambda: socket.create_connection(link.server)) as device:
             reader = threading.Thread(target=drain, args=(device,))
             reader.start()
             time.sleep(0.5)

@@ -71,7 +71,7 @@ def echo() -> Iterator[Echo]:
 def fetch(link: EmulatedLink, num_bytes: int) -> list[tuple[float, int]]:
     """Fetch bytes over a link: when, in its schedule's time, how many had come."""
     arrivals = []
-    with link.connect() as device:
+    with link.behind(lambda: socket.create_connection(link.server)) as device:
         device.sendall(b"%d\n" % num_bytes)
         got = 0
         while part := device.recv(65536):

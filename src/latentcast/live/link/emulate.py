@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import subprocess
 import threading
-from collections.abc import Coroutine, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
 
 from latentcast.errors import LiveError
 from latentcast.live.link.namespaces import NamespaceLink
@@ -18,6 +17,7 @@ from latentcast.live.link.shaper import LinkCounters, ShapedProxy
 __all__ = ["EmulatedLink", "NamespacedServer", "ProxiedServer", "emulate", "may_use_namespaces"]
 
 Address = tuple[str, int]
+T = TypeVar("T")
 
 
 class EmulatedLink(Protocol):
@@ -39,8 +39,8 @@ class EmulatedLink(Protocol):
     downlink: LinkCounters
     uplink: LinkCounters
 
-    def connect(self) -> socket.socket:
-        """A device's connection to the server; it may be used anywhere in this process."""
+    def behind(self, function: Callable[[], T]) -> T:
+        """Call a function behind the link; sockets that it makes stay there, wherever they are used."""
 
     def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
         """Start a device's process, as `subprocess.Popen` does."""
@@ -65,9 +65,10 @@ class ProxiedServer:
         LiveError: if the address cannot be listened on.
 
     Example:
+        >>> import socket
         >>> with socket.create_server(("127.0.0.1", 0)) as server:
         ...     link = ProxiedServer(RateSchedule.constant(1e6), server.getsockname())
-        ...     with link, link.connect() as device:
+        ...     with link, socket.create_connection(link.server) as device:
         ...         connection, _ = server.accept()
         ...         device.sendall(b"hello")
         ...         connection.recv(5)
@@ -100,9 +101,9 @@ class ProxiedServer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def connect(self) -> socket.socket:
-        """A device's connection to the server."""
-        return socket.create_connection(self.server)
+    def behind(self, function: Callable[[], T]) -> T:
+        """Call a function; `server` is what it may connect to."""
+        return function()
 
     def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
         """Start a device's process."""
@@ -157,9 +158,9 @@ class NamespacedServer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def connect(self) -> socket.socket:
-        """A device's connection to the server."""
-        return self._link.inside(lambda: socket.create_connection(self.server))
+    def behind(self, function: Callable[[], T]) -> T:
+        """Call a function in the namespace, in a thread of its own."""
+        return self._link.inside(function)
 
     def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
         """Start a device's process in the namespace."""
