@@ -78,9 +78,11 @@ class ProgressivePolicy:
         scenario: the setting.
         calibration: how the server estimates x_0 at every step, and how well; None for white Gaussian
             latents, whose estimate depends on the schedule alone.
+        mean_rate_bits: what a slot to come carries on average, positive; None for the scenario's link. A live
+            link plans on what it has measured.
 
     Raises:
-        ParameterError: if the calibration is for another number of steps.
+        ParameterError: if the calibration is for another number of steps, or the rate is not positive.
 
     Example:
         >>> policy = ProgressivePolicy(Scenario.paper(snr_db=0.0))
@@ -90,7 +92,13 @@ class ProgressivePolicy:
 
     name = "progressive"
 
-    def __init__(self, scenario: Scenario, calibration: Calibration | None = None) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        calibration: Calibration | None = None,
+        *,
+        mean_rate_bits: float | None = None,
+    ) -> None:
         self.calibration = Calibration.white(scenario.path) if calibration is None else calibration
         self._scenario = scenario
         self._mmse = self.calibration.mmse
@@ -99,8 +107,13 @@ class ProgressivePolicy:
                 f"the calibration is for {self._mmse.size - 1} steps, the scenario has {scenario.num_steps}; "
                 f"calibrate the model with {scenario.num_steps} steps"
             )
+        if mean_rate_bits is not None and not 0.0 < mean_rate_bits < np.inf:
+            raise ParameterError(
+                f"mean_rate_bits is {mean_rate_bits}; it must be a positive number of bits per slot, or None "
+                "for the link's own mean"
+            )
         groups = scenario.latent_size / group_size(scenario.latent_size)
-        self._mean_bits = scenario.link.mean_rate_bits
+        self._mean_bits = scenario.link.mean_rate_bits if mean_rate_bits is None else float(mean_rate_bits)
         self._rate_bits = max(self._mean_bits - _PACKET_BITS, 0.0) / scenario.latent_size
         self._class_bits = groups * _GROUP_BITS / scenario.latent_size
         self._tables: dict[int, IntArray] = {}
