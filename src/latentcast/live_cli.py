@@ -13,6 +13,7 @@ __all__ = ["register"]
 def register(app: typer.Typer) -> None:
     """Add the live service's commands to the program."""
     app.add_typer(link_app, name="link")
+    app.command()(serve)
 
 
 # --- link ---------------------------------------------------------------------------------------------------
@@ -67,3 +68,50 @@ def link_emulate(
         rootless=rootless,
     )
     raise typer.Exit(link_commands.run_emulation(options, command, as_json=as_json))
+
+
+# --- serve --------------------------------------------------------------------------------------------------
+
+
+def serve(
+    model: Annotated[
+        str, typer.Option(help="scenes, the folder of a diffusers pipeline, or a hub id.")
+    ] = "scenes",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 for any that is free.")] = 8700,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File of tokens, one a line; devices must name one.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, for https and wss.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key.")] = None,
+    max_sessions: Annotated[int, typer.Option(help="Most sessions at a time.")] = 64,
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(help="A web page beside the server's own that may connect, as https://host; repeatable."),
+    ] = None,
+    emulate_links: Annotated[
+        bool, typer.Option("--emulate-links", help="Let requests name a fading link to be emulated.")
+    ] = False,
+    json_logs: Annotated[bool, typer.Option("--json-logs", help="Log JSON, one object a line.")] = False,
+    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write prompts to the log.")] = False,
+) -> None:
+    """Serve devices over WebSockets, people by a web page, and others by OpenAI's images API."""
+    from latentcast import serve_commands
+
+    serve_commands.run_serve(
+        serve_commands.ServeOptions(
+            model=model,
+            device=device,
+            host=host,
+            port=port,
+            token_file=token_file,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            max_sessions=max_sessions,
+            origins=tuple(origin or ()),
+            emulate_links=emulate_links,
+            json_logs=json_logs,
+            log_prompts=log_prompts,
+        )
+    )
