@@ -24,6 +24,7 @@ from latentcast.codec.calibration import Calibration
 from latentcast.codec.entropy import MAX_CLASS, class_deviation, entropy_model
 from latentcast.codec.progressive import MIN_CLASS, group_size
 from latentcast.errors import ParameterError
+from latentcast.policy.induction import best_lengths
 from latentcast.scenario import Scenario
 
 __all__ = ["ProgressivePolicy", "remaining_variance"]
@@ -152,18 +153,5 @@ class ProgressivePolicy:
         sums = np.concatenate(([0.0], np.cumsum(self._mmse[steps])))
         lengths = np.arange(1, min(MAX_PASS_SLOTS, deadline) + 1)
         left = remaining_variance(np.maximum(lengths * self._rate_bits - self._class_bits, 0.0))
-        value = np.empty((deadline + 2, _ERRORS.size))
-        value[deadline + 1] = _LOG_ERRORS
-        table = np.zeros((deadline, _ERRORS.size), np.int64)
-        for slot in range(deadline, 0, -1):
-            value[slot] = value[slot + 1]
-            if slot <= uplink_slots:
-                continue
-            for length in lengths[: deadline - slot + 1]:
-                mean = (sums[slot - 1 + length] - sums[slot - 1]) / length
-                after = mean + np.maximum(_ERRORS - mean, 0.0) * left[length - 1]
-                final = np.interp(np.log(after), _LOG_ERRORS, value[slot + length])
-                better = (final < value[slot] - 1e-12) & (mean < _ERRORS)
-                value[slot][better] = final[better]
-                table[slot - 1][better] = length
+        table: IntArray = best_lengths(sums, left, _LOG_ERRORS, uplink_slots)
         return table
