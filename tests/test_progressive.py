@@ -226,22 +226,22 @@ def exact(size: int) -> FloatArray:
 # after it, as little-endian float32. Decoders depend on every bit. `python tests/test_progressive.py` prints
 # them anew; do so only when the format changes.
 GOLDEN = [
-    (1, 8, 0, "ffccd17004d4", 0x47B192D8),
-    (20, 16, 7, "4e072a8736389a5e9a2ab4adbfd87913", 0x920515C9),
-    (64, 24, 10, "37450aa37ed6271c7f281b7a1d52fc8c9389183681d111e1", 0xD123E1C7),
+    (1, 8, 0, "ffccd13f4de1", 0x47B192D8),
+    (20, 16, 7, "4e072a84d548b586aa4f68280b294da2", 0x920515C9),
+    (64, 24, 10, "37450a9f366eb57724a8bf3786e7dfa9583a82b3ea9295c1", 0x7F7EBC8C),
     (
         1000,
         120,
         999,
-        "2a9f37cbf2009c1e7069da2b78bec017063ffe33bf1095caa2bb2a285be4acd189533708ce78e8915afb973616aed03f80d1c7d9ed30c74f16cade116796bd956a0dbe720e9a1d7b67dbf68d26b69b088e6f8473d5be140fd382e796342b46192cf7b9156304506fb2f20f6c7f60329d03adeb1bbf1b92b3",
-        0x568AB927,
+        "2a1f37bf410ba1b93acba64a3568685b79984e0d46ed0b71525feb72f36ea39ec6776807c672b1d14fb5d61821a29647e823ab36b3162d6cd080b56ce0463d354825c70daf7b3cbc44c0d7c2485e829a98766c7a5ca8572d8d7b10ca8794b61f379cb6e4fc0f2e65438935db519eaa23d81079ac083bfc",
+        0x9C8F1557,
     ),
     (
         16384,
         64,
         5000,
-        "288dbf5be7a602a52c7fedb0664c3722c5fef0c29016fa86e75d0cb65dedbb34a665e22d7b66d21b1dc67714dbe7014373feb7d902281cf6246a0d684f4d4f4d",
-        0x3C0E3BC9,
+        "288dbf5c15d910a77915fc30a70766dccdd7df3340ef6cb119cf698700687efdc5fe42ab94a08036776b47519411b7b4486af07d15e47c489060c73bed40686e",
+        0x6AEAE82B,
     ),
 ]
 
@@ -311,7 +311,7 @@ def test_nothing_to_refine_needs_no_packet() -> None:
 
 def test_groups() -> None:
     assert [group_size(size) for size in (1, 8_191, 8_192, 10**6)] == [64, 64, 128, 128]
-    assert entropy_model(0).rate_bits[MIN_CLASS] == pytest.approx(0.9, abs=0.05)
+    assert entropy_model(0).rate_bits[MIN_CLASS] == pytest.approx(0.95, abs=0.05)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])

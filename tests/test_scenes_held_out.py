@@ -7,7 +7,7 @@ import pytest
 
 from latentcast.diffusion.scenes.captions import VOCABULARY, interpret
 from latentcast.diffusion.scenes.held_out import held_out_prompts
-from latentcast.diffusion.scenes.training import StageSeeds
+from latentcast.diffusion.scenes.plan import StageSeeds
 from latentcast.errors import ParameterError
 
 

@@ -19,6 +19,7 @@ from latentcast.diffusion.source import Step, Trajectory, seed_stream
 from latentcast.errors import ModelError, ParameterError
 from latentcast.policy.catalog import CODECS, codec_of, make_scheme
 from latentcast.scenario import PAPER_LATENT_SIZE, Scenario
+from latentcast.study.metrics.ssim import ssim
 from latentcast.study.output import OutputFolder
 from latentcast.study.sheet.comparison import compare
 from latentcast.study.sheet.filmstrip import comparison_sheet, filmstrip
@@ -34,6 +35,8 @@ __all__ = [
 ]
 
 MAX_PROMPT_CHARACTERS = 2000
+
+DEVICE_DECODER = "device-decoder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,26 +183,32 @@ def run_model_info(name: str, *, as_json: bool) -> None:
         console.print_model(description, card)
 
 
-def run_model_train(name: str, out: Path, *, device: str, as_json: bool) -> None:
-    """Train the embedded model anew.
+def run_model_train(name: str, out: Path, *, only: str | None, device: str, as_json: bool) -> None:
+    """Train the embedded model anew, or the decoder for devices of one that is trained.
 
     Raises:
-        ParameterError: If another model is asked for.
+        ParameterError: If another model, or a stage that cannot be made alone, is asked for.
         LatentcastError: If the folder cannot be written, or training fails.
     """
     if name != EMBEDDED:
         raise ParameterError(f"cannot train {name!r}; the only model that latentcast trains is {EMBEDDED!r}")
+    if only not in (None, DEVICE_DECODER):
+        raise ParameterError(f"--only is {only!r}; the one stage that can be made alone is {DEVICE_DECODER}")
     OutputFolder(out)
     try:
+        from latentcast.diffusion.scenes.device_training import train_device_decoder
         from latentcast.diffusion.scenes.training import train
     except ImportError as error:
         raise ModelError(
             f"training needs the package {error.name}; install it with: pip install 'latentcast[models]'"
         ) from error
     with console.StageProgress.show() as progress:
-        findings = train(out, device=device, progress=progress)
+        if only is None:
+            made = asdict(train(out, device=device, similarity=ssim, progress=progress))
+        else:
+            made = asdict(train_device_decoder(out, device=device, similarity=ssim, progress=progress))
     if as_json:
-        console.print_json({"model": str(out), **asdict(findings)})
+        console.print_json({"model": str(out), **made})
     else:
         console.print_card(out / "README.md")
 

@@ -25,6 +25,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from latentcast.codec.calibration import Calibration
     from latentcast.delivery.timeline import Timeline
+    from latentcast.diffusion.export import ExportReport
     from latentcast.study.recording.record import RecordingProgress
     from latentcast.study.sheet.comparison import Comparison
 
@@ -36,6 +37,7 @@ __all__ = [
     "print_card",
     "print_comparison",
     "print_delivery",
+    "print_export",
     "print_files",
     "print_json",
     "print_model",
@@ -170,6 +172,17 @@ def print_calibration(calibration: Calibration, file: Path) -> None:
     console = _console()
     console.print(table)
     print_files([file])
+
+
+def print_export(report: ExportReport) -> None:
+    """What was exported, and how near it is to the original."""
+    console = _console()
+    console.print(
+        f"{report.num_parameters:,} parameters in {report.num_bytes / 1e6:.2f} MB; the picture differs from "
+        f"torch's by at most {255.0 * report.max_difference:.2g} of 255 grey levels.",
+        soft_wrap=not console.is_terminal,
+    )
+    print_files([report.file])
 
 
 def _verdict(timeline: Timeline) -> list[str]:

@@ -45,7 +45,7 @@ __all__ = [
 FloatArray: TypeAlias = NDArray[np.float32]
 
 MIN_CLASS = 4
-"""Least scale class that is worth refining: about 0.9 bits per number; below, bits buy too little."""
+"""Least scale class that is worth refining: about 0.95 bits per number; below, bits buy too little."""
 
 FINAL_MIN_CLASS = 3
 """The same for x_0 itself, which later packets will not change."""
@@ -254,10 +254,17 @@ class _Pieces:
         return scale_class(np.sqrt(self.energy) / float(step_size(index)))
 
     def choose(self, index: int, model: EntropyModel, max_bytes: int, min_class: int) -> NDArray[np.bool_]:
-        """The groups with the most energy of those worth refining, somewhat more than a packet holds."""
+        """The groups with the most energy of those worth refining, somewhat more than a packet holds.
+
+        Energies are told apart by octaves, and groups within one follow each other: a jump costs six bits. What
+        is left of a group that the last packet began comes first.
+        """
         classes = self.classes(index)
         worth = np.flatnonzero((classes >= min_class) & (classes <= MAX_CLASS))
-        by_energy = worth[np.argsort(-self.energy[worth], kind="stable")]
+        octaves = np.floor(np.log2(self.energy.max() / np.maximum(self.energy[worth], 1e-300)))
+        if self.start % group_size(self.values.size):
+            octaves[worth == 0] = -1.0
+        by_energy = worth[np.argsort(octaves, kind="stable")]
         bits = np.cumsum(model.rate_bits[classes[by_energy]] * np.diff(self.edges)[by_energy])
         count = 2 + int(np.searchsorted(bits, 8 * max_bytes * _SLACK))
         chosen = np.zeros(classes.size, bool)

@@ -12,7 +12,7 @@ __all__ = ["NUM_HELD_OUT", "held_out_prompts"]
 
 NUM_HELD_OUT = 500
 
-# No stage of training has this seed; see `training.StageSeeds`.
+# No stage of training has this seed; see `plan.StageSeeds`.
 _SEED = 8
 
 # The language's sentences about one object are few, but of two and three there are millions.
