@@ -85,8 +85,12 @@ class HostedSession:
         )
         self._task = self._loop.create_task(self._serve())
 
-    async def listen(self, transport: Transport) -> None:
-        """Take the device's messages until it leaves, is at fault, or the session is over."""
+    async def listen(self) -> None:
+        """Take the messages of the device that has just come until it leaves, is at fault, or all is over."""
+        # The link that the server emulates may lie around the connection that asked.
+        transport = self._transport
+        if transport is None:
+            return
         try:
             while self._transport is transport:
                 message = decode(await transport.receive(), sender="device")
