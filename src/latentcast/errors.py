@@ -37,7 +37,16 @@ class OutputError(LatentcastError, OSError):
 
 
 class ProtocolError(LatentcastError, ValueError):
-    """A message of the live protocol that is not valid, or not allowed where it came."""
+    """A message of the live protocol that is not valid, or not allowed where it came.
+
+    Args:
+        message: What was wrong.
+        code: The code of the ERROR message that tells the other side.
+    """
+
+    def __init__(self, message: str, *, code: str = "bad-request") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class LiveError(LatentcastError, RuntimeError):

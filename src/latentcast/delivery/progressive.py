@@ -2,17 +2,62 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Protocol
+
 import numpy as np
 
 from latentcast.codec.bands import Bands
+from latentcast.codec.calibration import Calibration
 from latentcast.codec.progressive import FINAL_MIN_CLASS, MIN_CLASS, Refined, apply_packet, make_packet
 from latentcast.delivery.outgoing import Outgoing
 from latentcast.diffusion.source import FloatArray, LatentShape, Step
 from latentcast.errors import ParameterError
-from latentcast.policy.progressive import ProgressivePolicy
 from latentcast.scenario import Scenario
 
-__all__ = ["ProgressiveReceiver", "ProgressiveSender"]
+__all__ = ["HeldState", "PassPlan", "ProgressiveReceiver", "ProgressiveSender"]
+
+
+class PassPlan(Protocol):
+    """What the sender asks: `ProgressivePolicy`, or a plan that follows a live link."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """How the target is estimated at every step, and how well."""
+
+    def last_slot(self, *, slot: int, error: float, uplink_slots: int) -> int:
+        """As `ProgressivePolicy.last_slot`."""
+
+    def horizon_bits(self, *, slot: int, last_slot: int, rate_bits: float) -> float:
+        """As `ProgressivePolicy.horizon_bits`."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeldState:
+    """What the device holds, or will once everything sent has arrived; enough to go on from.
+
+    Attributes:
+        coefficients: float32 (M,), in scan order.
+        next_start: Where the next packet goes on.
+        step: The newest step that the device has anything of.
+    """
+
+    coefficients: FloatArray
+    next_start: int
+    step: int
+
+    def refined(self, data: bytes, step: int) -> HeldState:
+        """The state after a packet, or after a first part of it.
+
+        Args:
+            data: What arrived of it.
+            step: The step that it carries.
+
+        Raises:
+            PacketError: If the part is too short to apply.
+        """
+        refined = apply_packet(data, self.coefficients)
+        return HeldState(coefficients=refined.held, next_start=refined.next_start, step=step)
 
 
 class ProgressiveSender:
@@ -33,6 +78,7 @@ class ProgressiveSender:
 
     Example:
         >>> from latentcast.diffusion.gaussian import GaussianSource
+        >>> from latentcast.policy.progressive import ProgressivePolicy
         >>> scenario = Scenario.for_latent(256, snr_db=10.0)
         >>> sender = ProgressiveSender(scenario, ProgressivePolicy(scenario), (4, 8, 8), uplink_slots=1)
         >>> receiver = ProgressiveReceiver((4, 8, 8))
@@ -49,7 +95,7 @@ class ProgressiveSender:
     def __init__(
         self,
         scenario: Scenario,
-        policy: ProgressivePolicy,
+        policy: PassPlan,
         latent_shape: LatentShape,
         *,
         uplink_slots: int,
@@ -92,6 +138,31 @@ class ProgressiveSender:
         """What is being transferred, None when the channel is idle."""
         return self._in_flight
 
+    @property
+    def state(self) -> HeldState:
+        """What the device holds, to go on from some day."""
+        return HeldState(coefficients=self._held, next_start=self._next_start, step=self._held_step)
+
+    @property
+    def expected_mse(self) -> float:
+        """Error to x_0 that is expected of what the device holds."""
+        mmse = float(self._policy.calibration.mmse[self._step])
+        return mmse + _mean_square(self._target - self._held)
+
+    def go_on_from(self, state: HeldState | None) -> None:
+        """Take it that the device holds this and nothing is under way; the next packet begins a new pass.
+
+        Args:
+            state: An earlier `state`, or one refined from it; None for zeros.
+        """
+        if state is None:
+            zeros = np.zeros_like(self._held)
+            state = HeldState(coefficients=zeros, next_start=0, step=self._scenario.num_steps)
+        self._held, self._next_start = state.coefficients, state.next_start
+        self._held_step = state.step
+        self._refined = self._in_flight = None
+        self._last_slot = 0
+
     def offer(self, step: Step) -> None:
         """Take the newest step; its estimate becomes the target.
 
@@ -110,12 +181,15 @@ class ProgressiveSender:
         self._target = self._policy.calibration.target(step)[0]
         self._step = step.index
 
-    def poll(self, slot: int, rate_bits: float | None = None) -> bytes | None:
+    def poll(
+        self, slot: int, rate_bits: float | None = None, *, max_bytes: int | None = None
+    ) -> bytes | None:
         """Ask, at the beginning of a slot, for a packet that fills it.
 
         Args:
             slot: n, 1-based.
-            rate_bits: What this slot carries; None for the link's mean.
+            rate_bits: What this slot carries, or what is left of that; None for the link's mean.
+            max_bytes: Length of the packet where it shall not fill the slot; others follow in it.
 
         Returns:
             The packet, or None: a transfer is under way, nothing is worth refining, the policy waits, or the
@@ -132,13 +206,14 @@ class ProgressiveSender:
             )
             if self._last_slot < slot:
                 return None
+        fills = rate // 8
         refined = make_packet(
             self._target,
             self._held,
-            max_bytes=int(min(rate // 8, self._scenario.latent_size * 4)),
+            max_bytes=int(min(fills if max_bytes is None else max_bytes, self._scenario.latent_size * 4)),
             horizon_bits=self._policy.horizon_bits(slot=slot, last_slot=self._last_slot, rate_bits=rate),
             start=self._next_start,
-            final=slot >= self._scenario.deadline_slots,
+            final=slot >= self._scenario.deadline_slots and (max_bytes is None or max_bytes >= fills),
             min_class=FINAL_MIN_CLASS if self._step == 0 else MIN_CLASS,
         )
         if refined is None or (left := _mean_square(self._target - refined.held)) >= error:

@@ -31,7 +31,7 @@ from latentcast.diffusion.source import LatentShape, Step, seed_stream, shared_n
 from latentcast.diffusion.worker import pulled
 from latentcast.errors import LatentcastError, ModelError, ParameterError
 
-__all__ = ["DiffusersModel", "Reading", "load_pipeline", "read_prompt"]
+__all__ = ["DiffusersModel", "Reading", "load_pipeline", "read_prompt", "sampler_seed"]
 
 # Pictures decoded at once: bounds the memory of a long strip.
 _DECODE_BATCH = 8
@@ -208,7 +208,7 @@ class DiffusersModel:
             num_inference_steps=self.path.num_steps,
             guidance_scale=self.guidance_scale,
             # On the CPU whatever the device is, so that every device draws the same noise.
-            generator=[torch.Generator("cpu").manual_seed(_torch_seed(seed)) for seed in seeds],
+            generator=[torch.Generator("cpu").manual_seed(sampler_seed(seed)) for seed in seeds],
             latents=torch.from_numpy(noise.copy()).to(denoiser.device, denoiser.dtype),
             output_type="latent",
             callback_on_step_end=StepCallback(self.pipe, push),
@@ -290,7 +290,8 @@ def _denoiser(pipe: Any) -> Any:
     return denoiser
 
 
-def _torch_seed(seed: int) -> int:
+def sampler_seed(seed: int) -> int:
+    """The torch seed of a request's sampler noise, the same on every device and in every batch."""
     return int(seed_stream(seed, "sampler").generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
