@@ -46,7 +46,7 @@ def link_emulate(
     latent_size: Annotated[
         int, typer.Option(help="Numbers in a latent: an SNR means the same bits per number for each model.")
     ] = 1024,
-    server: Annotated[str, typer.Option(help="The server, HOST:PORT.")] = "127.0.0.1:8000",
+    server: Annotated[str, typer.Option(help="The server, HOST:PORT.")] = "127.0.0.1:8700",
     rootless: Annotated[
         bool, typer.Option("--rootless", help="Shape by a proxy instead of a network namespace.")
     ] = False,
