@@ -12,19 +12,25 @@ import pyarrow.parquet as pq
 from latentcast.diffusion.gaussian import GaussianSource
 from latentcast.diffusion.path import NoisePath
 from latentcast.diffusion.source import Trajectory
-from latentcast.study.episodes.columns import COLUMNS, PICTURE_COLUMNS
+from latentcast.study.episodes.columns import BOUND_COLUMNS, COLUMNS, PICTURE_COLUMNS
 
 POLICIES = ("lookahead", "persistent-3", "persistent-4", "persistent-8", "final-only")
 
 
 def write_study(
-    folder: Path, *, pictures: tuple[str, ...] = ("flip", "psnr_db"), episodes: int = 50, drop: str = ""
+    folder: Path,
+    *,
+    pictures: tuple[str, ...] = ("flip", "psnr_db"),
+    bounds: tuple[str, ...] = (),
+    policies: tuple[str, ...] = POLICIES,
+    episodes: int = 50,
+    drop: str = "",
 ) -> dict[str, npt.NDArray[Any]]:
     """A finished study with plausible numbers; returns its columns."""
     rng = np.random.default_rng(5)
     blocks = []
     for snr_db in (0.0, 10.0, 20.0):
-        for number, policy in enumerate(POLICIES):
+        for number, policy in enumerate(policies):
             mse = 10.0 ** (-(snr_db / 10 + 2 - number / 2)) * rng.lognormal(0.0, 0.4, episodes)
             if policy == "lookahead" and snr_db == 20.0:
                 mse = np.zeros(episodes)
@@ -38,6 +44,8 @@ def write_study(
             }
             for name in PICTURE_COLUMNS:
                 values[name] = rng.random(episodes) if name in pictures else np.full(episodes, np.nan)
+            for name in BOUND_COLUMNS:
+                values[name] = np.full(episodes, 10.0 ** (-snr_db / 5 - 3) if name in bounds else np.nan)
             blocks.append(values)
     columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     folder.mkdir(exist_ok=True)

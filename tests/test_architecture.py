@@ -21,7 +21,18 @@ FLOORS = [
     {"policy"},
     {"delivery"},
     {"study", "live"},
-    {"cli", "live_cli", "commands", "study_commands", "console", "__main__", "__init__"},
+    {
+        "cli",
+        "live_cli",
+        "link_commands",
+        "serve_commands",
+        "commands",
+        "model_commands",
+        "study_commands",
+        "console",
+        "__main__",
+        "__init__",
+    },
 ]
 FLOOR_OF = {name: number for number, floor in enumerate(FLOORS) for name in floor}
 TOP = len(FLOORS) - 1

@@ -1,7 +1,7 @@
 """Figures: their numbers, their look, the same bytes for the same data, and what a damaged study says."""
 
 import io
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,28 @@ def test_figures_fit_a_column_and_hide_nothing(study: Path) -> None:
         assert axes.get_yscale() == "log"
         # The mean of zero stands on the lower edge.
         assert axes.get_lines()[0].get_ydata()[-1] == axes.get_ylim()[0]  # type: ignore[index]
+
+
+def test_ours_comes_first_and_in_front_with_bounds_behind(tmp_path: Path) -> None:
+    names = ("progressive", *POLICIES, "optimal")
+    write_study(tmp_path / "study", policies=names, bounds=("limit_mse", "clairvoyant_mse"))
+    curves = read_curves(tmp_path / "study")
+    assert list(style.policy_styles(names)) == list(names)
+    with style.figure_style():
+        figure, (axes,) = style.new_figure(2.74)
+        plot_latent_mse(axes, curves)
+        figure.draw_without_rendering()
+        legend = axes.get_legend()
+        assert legend is not None
+        labels = [text.get_text() for text in legend.get_texts()]
+        assert (labels[0], labels[-2:]) == ("Progressive (ours)", ["Gaussian limit", "Clairvoyant"])
+        lines = {str(line.get_label()): line for line in axes.get_lines()}
+        assert max(lines, key=lambda label: lines[label].get_zorder()) == "Progressive (ours)"
+        assert max(lines, key=lambda label: lines[label].get_linewidth()) == "Progressive (ours)"
+        assert lines["Gaussian limit"].get_ydata()[1] == pytest.approx(1e-5)  # type: ignore[index]
+        boxes = [text.get_window_extent() for text in legend.get_texts()]
+        assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+        assert max(box.x1 for box in boxes) <= figure.bbox.x1
 
 
 def test_labels_beside_the_lines_neither_touch_nor_leave_the_page() -> None:

@@ -226,22 +226,22 @@ def exact(size: int) -> FloatArray:
 # after it, as little-endian float32. Decoders depend on every bit. `python tests/test_progressive.py` prints
 # them anew; do so only when the format changes.
 GOLDEN = [
-    (1, 8, 0, "ffccd17004d4", 0x47B192D8),
-    (20, 16, 7, "4e072a8736389a5e9a2ab4adbfd87913", 0x920515C9),
-    (64, 24, 10, "37450aa37ed6271c7f281b7a1d52fc8c9389183681d111e1", 0xD123E1C7),
+    (1, 8, 0, "ffccd13f4de1", 0x47B192D8),
+    (20, 16, 7, "4e072a84d548b586aa4f68280b294da2", 0x920515C9),
+    (64, 24, 10, "37850a2f73d65c1c11a5dfacc420bafe35c6ae890f20dc5a", 0x457DD39A),
     (
         1000,
         120,
         999,
-        "2a9f37cbf2009c1e7069da2b78bec017063ffe33bf1095caa2bb2a285be4acd189533708ce78e8915afb973616aed03f80d1c7d9ed30c74f16cade116796bd956a0dbe720e9a1d7b67dbf68d26b69b088e6f8473d5be140fd382e796342b46192cf7b9156304506fb2f20f6c7f60329d03adeb1bbf1b92b3",
-        0x568AB927,
+        "2a9f37cc703dde5aa54f41b20f5f86cf826e727cf4f28528bf144239faf1773a3581f2065750510830769390e99459c71ddba964ef3649ffb8800540ba6906a28da7336a20e76676b0a0d6c3482be2b90b69311fd096fafcdaeb72a676536ac2b2cd7becf20bd1b4cc78f4813a98f77ab87b2f5e94204340",
+        0x343B4425,
     ),
     (
         16384,
         64,
         5000,
-        "288dbf5be7a602a52c7fedb0664c3722c5fef0c29016fa86e75d0cb65dedbb34a665e22d7b66d21b1dc67714dbe7014373feb7d902281cf6246a0d684f4d4f4d",
-        0x3C0E3BC9,
+        "288dbf5c15d910a77915fc30a70766dccdd7df3340ef6cb119cf698700687efdc5fe42ab94a08036776b47519411b7b4486af07d15e47c489060c73bed40686e",
+        0x6AEAE82B,
     ),
 ]
 
@@ -311,7 +311,7 @@ def test_nothing_to_refine_needs_no_packet() -> None:
 
 def test_groups() -> None:
     assert [group_size(size) for size in (1, 8_191, 8_192, 10**6)] == [64, 64, 128, 128]
-    assert entropy_model(0).rate_bits[MIN_CLASS] == pytest.approx(0.9, abs=0.05)
+    assert entropy_model(0).rate_bits[MIN_CLASS] == pytest.approx(0.95, abs=0.05)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -133,6 +134,22 @@ def test_tables_hold_the_means(tmp_path: Path) -> None:
     assert f"{values.mean():.{digits}f} ± {half_width:.{digits}f}" in words
     assert "PSNR" not in words
     assert all(label in words for label in ("Look-ahead", "Persistent-8 bit"))
+
+
+def test_the_first_policy_is_set_against_the_others(tmp_path: Path) -> None:
+    write_study(tmp_path / "study", pictures=())
+
+    def row(policy: str, snr_db: float, mean: float, low: float | None, high: float | None) -> dict[str, Any]:
+        known = {"policy": policy, "snr_db": snr_db, "quantity": "latent_mse", "mean": mean}
+        return known | {"pairs": 0 if low is None else 9, "difference_low": low, "difference_high": high}
+
+    summary = [row("lookahead", 0, 0.1, None, None), row("lookahead", 10, 0.001, None, None)]
+    summary += [row("final-only", 0, 1.0, 0.1, 0.2), row("final-only", 10, 0.01, -0.2, -0.1)]
+    text = write_report(tmp_path / "study", summary=summary).read_text(encoding="utf-8")
+    words = Page(text).words
+    assert "Look-ahead against the others" in words
+    assert "≥ 1.5" in words
+    assert "1 / 0 / 1 (10 dB)" in words
 
 
 def test_a_missing_figure_is_named(tmp_path: Path) -> None:

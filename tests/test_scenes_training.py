@@ -15,10 +15,12 @@ from latentcast.diffusion.scenes.dataset import draw_scenes, mirrored, render_pi
 from latentcast.diffusion.scenes.denoiser import build_tokenizer
 from latentcast.diffusion.scenes.judge import Judge, score
 from latentcast.diffusion.scenes.pixels import to_network
+from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.render import IMAGE_SIZE, render, visible_shares
 from latentcast.diffusion.scenes.scene import COLOURS, Scene, SceneObject
-from latentcast.diffusion.scenes.training import TrainingPlan, train
+from latentcast.diffusion.scenes.training import train
 from latentcast.errors import ParameterError
+from latentcast.study.metrics.ssim import ssim
 
 
 def test_an_object_shows_where_it_stands_in_its_colour() -> None:
@@ -137,10 +139,17 @@ def test_training_makes_a_pipeline_folder_with_its_card(tmp_path: Path) -> None:
         decoder_updates=2,
         judge_updates=2,
         num_judged=1,
+        device_pictures=16,
+        device_generated=2,
+        device_updates=2,
     )
     stages: list[str] = []
     findings = train(
-        tmp_path / "model", device="cpu", plan=plan, progress=lambda stage, *_: stages.append(stage)
+        tmp_path / "model",
+        device="cpu",
+        similarity=ssim,
+        plan=plan,
+        progress=lambda stage, *_: stages.append(stage),
     )
     assert findings.reached.num_pictures == 3
     assert 5.0 < findings.autoencoder_psnr_db < 30.0
@@ -152,6 +161,10 @@ def test_training_makes_a_pipeline_folder_with_its_card(tmp_path: Path) -> None:
         "decoder",
         "judge",
         "samples",
+        "device-latents",
+        "device-generated",
+        "device-decoder",
+        "device-measured",
     ]
     card = (tmp_path / "model" / "README.md").read_text()
     assert "| denoiser updates | 2 |" in card
@@ -178,7 +191,7 @@ def test_a_trained_autoencoder_has_standardised_latents_and_no_posterior_noise(t
 
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="unknown device 'abacus'"):
-        train(tmp_path / "model", device="abacus", progress=lambda *_: None)
+        train(tmp_path / "model", device="abacus", similarity=ssim, progress=lambda *_: None)
 
 
 def test_an_empty_plan_is_refused() -> None:

@@ -8,13 +8,8 @@ import pytest
 from pydantic import BaseModel
 
 from latentcast import cli
-from latentcast.study.runner.config import (
-    Link,
-    Setting,
-    StudyConfig,
-    TrajectoryChoice,
-    ValidationChoice,
-)
+from latentcast.study.runner.choices import CaseChoice, Link, Setting, TrajectoryChoice, ValidationChoice
+from latentcast.study.runner.config import StudyConfig
 
 PAGE = (Path(__file__).parent.parent / "docs" / "studies.md").read_text(encoding="utf-8")
 
@@ -43,10 +38,11 @@ def test_the_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         ("### `[link]`", Link),
         ("### `[scenario]`", Setting),
         ("### `[validation]`", ValidationChoice),
+        ("### `[[cases]]`", CaseChoice),
     ],
 )
 def test_every_key_is_explained(heading: str, model: type[BaseModel]) -> None:
     section = PAGE.split(f"{heading}\n")[1].split("\n#")[0]
     explained = set(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE))
-    tables = {"trajectories", "link", "scenario", "validation"}
+    tables = {"trajectories", "link", "scenario", "validation", "cases"}
     assert set(model.model_fields) - (tables if model is StudyConfig else {"device"}) == explained

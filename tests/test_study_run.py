@@ -21,6 +21,7 @@ from latentcast import cli
 from latentcast.diffusion.gaussian import GaussianSource
 from latentcast.diffusion.path import NoisePath
 from latentcast.errors import OutputError, ParameterError, StudyError
+from latentcast.policy.progressive import ProgressivePolicy
 from latentcast.scenario import Scenario
 from latentcast.study.episodes.columns import COLUMNS
 from latentcast.study.model_level import model_level
@@ -51,6 +52,21 @@ snr_db = [0, 5]
 [scenario]
 num_steps = 10
 deadline_slots = 14
+"""
+
+
+GAUSSIAN = """
+episodes = 10
+policies = [{ name = "progressive", label = "ours" }, "lookahead"]
+[trajectories]
+model = "white-gaussian"
+count = 3
+[link]
+snr_db = [0, 9]
+[scenario]
+latent_size = 256
+num_steps = 10
+deadline_slots = 16
 """
 
 
@@ -106,7 +122,9 @@ def test_the_summary_is_that_of_the_table(tmp_path: Path) -> None:
         if (row["snr_db"], row["policy"], row["quantity"]) == (5.0, "persistent-4", "latent_mse")
     )
     scenario = Scenario.paper(snr_db=5.0)
-    alone = model_level(scenario, study_policies(config, scenario)[1], 5000, seed=5)
+    policy = study_policies(config, result.knowledge, scenario)[1]
+    assert not isinstance(policy, ProgressivePolicy)
+    alone = model_level(scenario, policy, 5000, seed=5)
     assert (row["n"], row["pairs"]) == (5000, 5000)
     assert row["mean"] == pytest.approx(alone.mean, rel=1e-12)
     assert row["standard_error"] == pytest.approx(alone.standard_error, rel=1e-9)
@@ -134,6 +152,45 @@ def test_latent_level_on_one_process_and_two(tmp_path: Path, latent: StudyConfig
     before = (one.folder / "provenance.json").read_bytes()
     again = run_study(latent, tmp_path / "1")
     assert (again.summary, (one.folder / "provenance.json").read_bytes()) == (one.summary, before)
+
+
+def test_the_progressive_scheme_on_one_process_and_two(tmp_path: Path) -> None:
+    config = parse_study(GAUSSIAN)
+    one, two = (run_study(config, tmp_path / str(n), processes=n) for n in (1, 2))
+    assert one.recording is None
+    assert table(one.folder) == table(two.folder)
+    assert one.summary == two.summary
+    assert (column(one.folder, "policy") == np.tile(np.repeat(["ours", "lookahead"], 10), 2)).all()
+    ours = column(one.folder, "policy") == "ours"
+    # A packet is made for its slot and fills it at most: none is late, and what is expected is what comes.
+    judged, late = column(one.folder, "judged_transfers"), column(one.folder, "late_transfers")
+    assert (judged[ours] == column(one.folder, "transmissions")[ours]).all()
+    assert not late[ours].any()
+    assert (column(one.folder, "first_slot")[ours] > 0).all()
+    mse, predicted = column(one.folder, "latent_mse")[ours], column(one.folder, "predicted_mse")[ours]
+    assert mse.mean() == pytest.approx(predicted.mean(), rel=0.2)
+    # The same channel draws: the same limit, and nobody is below it.
+    limit = column(one.folder, "limit_mse")
+    assert (limit[ours] == limit[~ours]).all()
+    assert (column(one.folder, "latent_mse") > limit).all()
+    assert np.isnan(column(one.folder, "clairvoyant_mse")).all()
+    saved = json.loads((one.folder / "summary.json").read_text())
+    assert {row["policy"] for row in saved["verdicts"]} == {"lookahead"}
+
+
+def test_a_recorded_model_needs_a_calibration(tmp_path: Path, recording: Path) -> None:
+    text = LATENT.replace("{recording}", str(recording)).replace('"lookahead"', '"progressive"')
+    with pytest.raises(ParameterError, match="GaussianSource has not been calibrated, which policy 'progr"):
+        run_study(parse_study(text), tmp_path, processes=1)
+
+
+def test_bounds_at_model_level(tmp_path: Path) -> None:
+    run_study(parse_study(MODEL, episodes=300), tmp_path, processes=1)
+    mse, clairvoyant, limit = (
+        column(tmp_path, name) for name in ("latent_mse", "clairvoyant_mse", "limit_mse")
+    )
+    assert (clairvoyant <= mse * (1 + 1e-12)).all()
+    assert (limit < clairvoyant).all()
 
 
 def test_another_study_of_the_folder_is_refused(tmp_path: Path, recording: Path) -> None:

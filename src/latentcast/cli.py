@@ -191,37 +191,95 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Measure how well a model's estimates foretell the final latent, for the progressive codec."""
-    from latentcast import commands
+    from latentcast import model_commands
 
-    commands.run_model_calibrate(
-        model,
-        prompts,
-        out,
+    runs = model_commands.Runs(
+        model=model,
+        source=prompts,
         count=count,
         seed=seed,
         num_steps=steps,
         batch_size=batch_size,
         device=device,
-        as_json=as_json,
     )
+    model_commands.run_model_calibrate(runs, out, as_json=as_json)
+
+
+@model_app.command()
+def fit(
+    model: Annotated[
+        str, typer.Argument(help="scenes, the folder of a diffusers pipeline, or a hub id.")
+    ] = "scenes",
+    recording: Annotated[
+        Path | None, typer.Option(help="A recording of the model to measure, instead of a new one.")
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(help="A .txt, .csv or .parquet file of prompts such as the model will get."),
+    ] = None,
+    count: Annotated[int, typer.Option(help="Take so many prompts.", min=2)] = 48,
+    seed: Annotated[int, typer.Option(help="Root seed of the runs.")] = 0,
+    steps: Steps = 50,
+    batch_size: Annotated[int, typer.Option(help="Prompts denoised at once.")] = 8,
+    device: Device = "cpu",
+    out: Annotated[Path, typer.Option(help="Folder for figures and numbers.")] = Path("runs/fit"),
+    card: Annotated[bool, typer.Option("--card", help="Write the table into the model's card, too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure and draw how well a model's latents fit the theory that transmission is planned with."""
+    from latentcast import model_commands
+
+    runs = model_commands.Runs(
+        model=model,
+        source=prompts,
+        count=count,
+        seed=seed,
+        num_steps=steps,
+        batch_size=batch_size,
+        device=device,
+    )
+    model_commands.run_model_fit(runs, recording, out, card=card, as_json=as_json)
 
 
 @model_app.command()
 def train(
     model: Annotated[str, typer.Argument(help="The model to train: scenes.")] = "scenes",
     out: Annotated[Path, typer.Option(help="Folder for the trained pipeline.")] = Path("runs/scenes"),
+    only: Annotated[
+        str | None,
+        typer.Option(help="device-decoder: make that stage alone, for the trained pipeline in --out."),
+    ] = None,
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Train the embedded model from nothing; an interrupted run goes on from its last checkpoint."""
     from latentcast import commands
 
-    commands.run_model_train(model, out, device=device, as_json=as_json)
+    commands.run_model_train(model, out, only=only, device=device, as_json=as_json)
+
+
+@model_app.command()
+def export(
+    model: Annotated[
+        str, typer.Argument(help="scenes, the folder of a diffusers pipeline, or a hub id.")
+    ] = "scenes",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The file to write; by default where servers find it: in the model's folder."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a model's decoder for devices as ONNX, checked against torch."""
+    from latentcast import model_commands
+
+    model_commands.run_model_export(model, out, as_json=as_json)
 
 
 @study_app.command("run")
 def study_run(
-    study: Annotated[str, typer.Argument(help="fig2, fig3, fig3-model, or a TOML file.", show_default=False)],
+    study: Annotated[
+        str, typer.Argument(help="fig2, fig3, fig3-model, limit, or a TOML file.", show_default=False)
+    ],
     episodes: Annotated[
         int | None, typer.Option(help="Episodes per SNR, instead of the study's; of fig2, trajectories.")
     ] = None,
@@ -251,7 +309,7 @@ def study_run(
 
 @study_app.command("show")
 def study_show(
-    name: Annotated[str, typer.Argument(help="fig2, fig3 or fig3-model.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="fig2, fig3, fig3-model or limit.", show_default=False)],
 ) -> None:
     """Print a built-in study's TOML file, to start one's own from."""
     from latentcast import study_commands

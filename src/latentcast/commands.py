@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from latentcast import console
-from latentcast.codec.calibration import Calibration, calibration_file, find_calibration
+from latentcast.codec.calibration import Calibration, find_calibration
 from latentcast.delivery.deliver import deliver
 from latentcast.diffusion.loading import EMBEDDED, find_model, quiet
 from latentcast.diffusion.pipeline import DiffusersModel, load_pipeline, read_prompt
@@ -19,6 +18,7 @@ from latentcast.diffusion.source import Step, Trajectory, seed_stream
 from latentcast.errors import ModelError, ParameterError
 from latentcast.policy.catalog import CODECS, codec_of, make_scheme
 from latentcast.scenario import PAPER_LATENT_SIZE, Scenario
+from latentcast.study.metrics.ssim import ssim
 from latentcast.study.output import OutputFolder
 from latentcast.study.sheet.comparison import compare
 from latentcast.study.sheet.filmstrip import comparison_sheet, filmstrip
@@ -27,13 +27,14 @@ __all__ = [
     "Request",
     "run_compare",
     "run_deliver",
-    "run_model_calibrate",
     "run_model_info",
     "run_model_train",
     "run_record",
 ]
 
 MAX_PROMPT_CHARACTERS = 2000
+
+DEVICE_DECODER = "device-decoder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +70,12 @@ class Request:
     policy: str | None = None
 
     def __post_init__(self) -> None:
-        _check_prompt(self.prompt)
+        _check_prompt(self.prompt, self.model)
         scenario = self.scenario(PAPER_LATENT_SIZE)
         make_scheme(self.scheme, scenario)
         seed_stream(self.seed, "noise")
         find_model(self.model)
-        read_prompt(self.model, self.prompt)
+        read_prompt(self.model, self.prompt, self.seed)
 
     @property
     def scheme(self) -> str:
@@ -102,7 +103,7 @@ class Request:
     def load(self) -> DiffusersModel:
         """Load the model, and say how it understands the prompt."""
         model = load_pipeline(self.model, self.device, num_steps=self.num_steps)
-        for note in model.read_prompt(self.prompt).notes:
+        for note in model.read_prompt(self.prompt, self.seed).notes:
             console.print_note(note)
         return model
 
@@ -180,77 +181,34 @@ def run_model_info(name: str, *, as_json: bool) -> None:
         console.print_model(description, card)
 
 
-def run_model_train(name: str, out: Path, *, device: str, as_json: bool) -> None:
-    """Train the embedded model anew.
+def run_model_train(name: str, out: Path, *, only: str | None, device: str, as_json: bool) -> None:
+    """Train the embedded model anew, or the decoder for devices of one that is trained.
 
     Raises:
-        ParameterError: If another model is asked for.
+        ParameterError: If another model, or a stage that cannot be made alone, is asked for.
         LatentcastError: If the folder cannot be written, or training fails.
     """
     if name != EMBEDDED:
         raise ParameterError(f"cannot train {name!r}; the only model that latentcast trains is {EMBEDDED!r}")
+    if only not in (None, DEVICE_DECODER):
+        raise ParameterError(f"--only is {only!r}; the one stage that can be made alone is {DEVICE_DECODER}")
     OutputFolder(out)
     try:
+        from latentcast.diffusion.scenes.device_training import train_device_decoder
         from latentcast.diffusion.scenes.training import train
     except ImportError as error:
         raise ModelError(
             f"training needs the package {error.name}; install it with: pip install 'latentcast[models]'"
         ) from error
     with console.StageProgress.show() as progress:
-        findings = train(out, device=device, progress=progress)
+        if only is None:
+            made = asdict(train(out, device=device, similarity=ssim, progress=progress))
+        else:
+            made = asdict(train_device_decoder(out, device=device, similarity=ssim, progress=progress))
     if as_json:
-        console.print_json({"model": str(out), **asdict(findings)})
+        console.print_json({"model": str(out), **made})
     else:
         console.print_card(out / "README.md")
-
-
-def run_model_calibrate(
-    name: str,
-    source: str | None,
-    out: Path | None,
-    *,
-    count: int,
-    seed: int,
-    num_steps: int,
-    batch_size: int,
-    device: str,
-    as_json: bool,
-) -> None:
-    """Generate for some dozens of prompts, and fit the progressive codec's targets to the runs.
-
-    Raises:
-        LatentcastError: If anything is wrong; the file is written only when all is computed.
-    """
-    try:
-        from latentcast.study.recording.prompts import read_prompts
-        from latentcast.study.recording.record import record
-    except ImportError as error:
-        raise ParameterError(
-            f"calibrating needs the package {error.name}; install it with: pip install 'latentcast[study]'"
-        ) from error
-    seed_stream(seed, "noise")
-    file = calibration_file(name) if out is None else out
-    if source is None:
-        if name != EMBEDDED:
-            raise ParameterError("give --prompts FILE: some dozens of prompts such as the model will get")
-        from latentcast.diffusion.scenes.held_out import NUM_HELD_OUT, held_out_prompts
-
-        # Not those that results are measured on.
-        prompts = held_out_prompts(NUM_HELD_OUT + count)[NUM_HELD_OUT:]
-    else:
-        prompts = read_prompts(source, count=count)
-    folder = OutputFolder(file.parent)
-    with console.RecordProgress.show(name) as progress, tempfile.TemporaryDirectory() as scratch, quiet():
-        loaded = load_pipeline(name, device, num_steps=num_steps)
-        runs = record(loaded, prompts, Path(scratch), seed=seed, batch_size=batch_size, progress=progress)
-        calibration = Calibration.fit(
-            (runs.trajectory(item) for item in range(runs.num_items)), model=name, seed=seed
-        )
-    written = folder.write_json(file.name, calibration.to_dict())
-    if as_json:
-        console.print_json({"file": str(written), **calibration.to_dict()})
-    else:
-        console.print_calibration(calibration, written)
 
 
 def run_record(
@@ -309,8 +267,9 @@ def run_record(
         console.print_recording(summary)
 
 
-def _check_prompt(prompt: str) -> None:
-    if not prompt.strip():
+def _check_prompt(prompt: str, model: str) -> None:
+    # The embedded model then draws a scene of its own choice.
+    if not prompt.strip() and model != EMBEDDED:
         raise ParameterError(
             'the prompt is empty; describe a picture, such as "a red sphere left of a blue cube"'
         )

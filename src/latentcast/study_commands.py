@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latentcast import console
 from latentcast.errors import ParameterError
+
+if TYPE_CHECKING:
+    from latentcast.study.limit import LimitRow
+    from latentcast.study.runner.versus import Saving
 
 __all__ = ["run_study", "show_study"]
 
@@ -42,7 +47,7 @@ def run_study(
 
         def tell(stage: str, done: int, total: int) -> None:
             nonlocal finished
-            finished = f" after {done} of {total} {stage}" if stage == "episodes" else ""
+            finished = f" after {done} of {total} {stage}" if stage.startswith("episodes") else ""
             bars(stage, done, total)
 
         try:
@@ -54,10 +59,17 @@ def run_study(
             raise
     if as_json:
         files = [str(path) for path in result.files]
-        console.print_json({"folder": str(result.folder), "files": files, "summary": result.summary})
+        content: dict[str, Any] = {"summary": result.summary, "savings": list(map(asdict, result.savings))}
+        if result.limit:
+            content = _limit_content(result.limit)
+        console.print_json({"folder": str(result.folder), "files": files, **content})
         return
     if result.summary:
         _print_latent_mse(result.summary)
+    if result.savings:
+        _print_savings(result.savings)
+    if result.limit:
+        _print_limit(result.limit)
     console.print_files(result.files)
 
 
@@ -87,6 +99,57 @@ def _print_latent_mse(summary: Sequence[dict[str, Any]]) -> None:
             for snr_db in dict.fromkeys(snr_db for snr_db, _ in means)
         ],
     )
+
+
+def _print_savings(savings: Sequence[Saving]) -> None:
+    policies = list(dict.fromkeys(saving.policy for saving in savings))
+    saved = {
+        (saving.latent_mse, saving.policy): f"{'at least ' * saving.at_least}{saving.saved_db:.1f}"
+        for saving in savings
+    }
+    console.print_table(
+        "SNR that the first policy saves at equal latent MSE, in dB",
+        ["Latent MSE", *policies],
+        [
+            [f"{level:g}", *(saved.get((level, policy), "") for policy in policies)]
+            for level in sorted({level for level, _ in saved}, reverse=True)
+        ],
+    )
+
+
+def _limit_content(rows: Sequence[LimitRow]) -> dict[str, Any]:
+    """The headline's rows, one per SNR, and those of the other cases; NaN, of a single episode, is null."""
+    values = [
+        {name: None if value != value else value for name, value in asdict(row).items()} for row in rows
+    ]
+    first = rows[0].case
+    return {
+        "rows": [row for row in values if row["case"] == first],
+        "other_cases": [row for row in values if row["case"] != first],
+    }
+
+
+def _print_limit(rows: Sequence[LimitRow]) -> None:
+    for case in dict.fromkeys(row.case for row in rows):
+        mine = [row for row in rows if row.case == case]
+        console.print_table(
+            f"{case}: {mine[0].source}, T_d {mine[0].deadline_slots}, K {mine[0].num_subchannels}, "
+            f"{mine[0].episodes} episodes, ± standard error",
+            ["SNR dB", "limit", "ours", "above, dB", "paper", "above, dB", "bytes", "headers"],
+            [
+                [
+                    f"{row.snr_db:g}",
+                    f"{row.limit:.3g}",
+                    f"{row.ours:.3g}",
+                    f"{row.gap_db:.2f} ± {row.gap_error_db:.2f}",
+                    f"{row.paper:.3g}",
+                    f"{row.paper_gap_db:.1f}",
+                    f"{row.bytes:.0f}",
+                    f"{row.headers:.0f}",
+                ]
+                for row in mine
+            ],
+        )
 
 
 def _needs_packages(error: ImportError) -> ParameterError:

@@ -105,31 +105,35 @@ class Bands:
 
 class _Axis(NamedTuple):
     matrix: FloatArray  # orthonormal, a row for each coefficient
-    frequency: DoubleArray  # of each coefficient, in half cycles per place
+    frequency: IntArray  # of each coefficient, in 12 * num_blocks-ths of a half cycle per place
+    num_blocks: int
 
 
 @cache
 def _axis(length: int) -> _Axis:
     """The transform of rows or columns of that length; the last block may be shorter."""
-    matrix, frequency = np.zeros((length, length)), np.zeros(length)
+    matrix, frequency = np.zeros((length, length)), np.zeros(length, np.int64)
     starts = list(range(0, length, BLOCK))
     for start in starts:
         size = min(BLOCK, length - start)
         block = slice(start, start + size)
         matrix[block, block] = dct(np.eye(size), axis=0, norm="ortho")
-        frequency[block] = np.arange(size) / size
+        frequency[block] = np.arange(size) * (12 // size) * len(starts)
     matrix[starts] = dct(matrix[starts], axis=0, norm="ortho")
-    frequency[starts] = np.arange(len(starts)) / (len(starts) * BLOCK)
-    return _Axis(matrix.astype(np.float32), frequency)
+    frequency[starts] = np.arange(len(starts)) * 3
+    return _Axis(matrix.astype(np.float32), frequency, len(starts))
 
 
 @cache
 def _scan(latent_shape: tuple[int, int, int]) -> tuple[IntArray, IntArray, IntArray]:
     """Which coefficient stands at each place, at which place each stands, and the band of each place."""
     _, height, width = latent_shape
-    radius = np.hypot(_axis(height).frequency[:, None], _axis(width).frequency)
-    radius = np.broadcast_to(radius, latent_shape).reshape(-1)
-    order = np.argsort(radius, kind="stable")
+    rows, columns = _axis(height), _axis(width)
+    # Whole numbers, so that every device puts equal frequencies into the same order.
+    square = (rows.frequency[:, None] * columns.num_blocks) ** 2 + (columns.frequency * rows.num_blocks) ** 2
+    square = np.broadcast_to(square, latent_shape).reshape(-1)
+    order = np.argsort(square, kind="stable")
+    radius = np.sqrt(square)
     # Rings of equal width in frequency; a ring without a coefficient is left out.
     rings = np.floor(radius[order] / max(float(radius.max()), 1e-9) * MAX_BANDS * 0.999)
     _, band_of = np.unique(rings, return_inverse=True)

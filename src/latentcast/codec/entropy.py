@@ -49,6 +49,9 @@ NUM_SHAPES = len(SHAPES)
 PRICE = 0.45
 """What a bit may cost, in squared half steps: the quantiser's own trade at all but the lowest rates."""
 
+HIGH_RATE_ERROR = 0.265
+"""Squared error that the quantiser leaves at high rates, in squared half steps."""
+
 _FILE = Path(__file__).parent / "tables.npy"
 
 
@@ -130,10 +133,12 @@ def entropy_model(shape: int) -> EntropyModel:
     )
 
 
-def train_tables(*, num_values: int = 200_000, rounds: int = 12, seed: int = 0) -> NDArray[np.uint16]:
+def train_tables(*, num_values: int = 200_000, rounds: int = 32, seed: int = 0) -> NDArray[np.uint16]:
     """Make the tables: quantise by the trellis, count, quantise by the counts, until it settles.
 
-    Numbers are drawn at scales spread evenly, in the logarithm, over the width of a class.
+    Numbers are drawn at scales spread evenly, in the logarithm, over the width of a class. What it settles at
+    depends on where it begins: at low rates quantiser 1 may keep zero as the likeliest symbol or give it up,
+    so it begins with either, and the better tables stay.
 
     Args:
         num_values: numbers per class and shape.
@@ -155,16 +160,26 @@ def train_tables(*, num_values: int = 200_000, rounds: int = 12, seed: int = 0) 
             )
             spread = 2.0 ** (rng.uniform(-0.5, 0.5, num_values) / CLASSES_PER_OCTAVE)
             values = (unit * spread * class_deviation(number)).astype(np.float32)
-            tables[shape, :, number] = _train_class(values, number, rounds)
+            trained = [_train_class(values, number, rounds, zero_bits) for zero_bits in (0.5, 8.0)]
+            tables[shape, :, number] = min(trained, key=_price)
     return tables
 
 
-def _train_class(values: NDArray[np.float32], number: int, rounds: int) -> NDArray[np.uint16]:
+def _price(table: NDArray[np.uint16]) -> float:
+    """Squared error and bits of a class in one, as the rate-distortion function trades them at high rates."""
+    return float(table[2, 0, 1] + 2.0 * np.log(2.0) * HIGH_RATE_ERROR * table[2, 0, 0])
+
+
+def _train_class(
+    values: NDArray[np.float32], number: int, rounds: int, zero_bits: float
+) -> NDArray[np.uint16]:
+    """The tables of a class, from a start in which a zero of quantiser 1 costs that much."""
     symbols = np.arange(NUM_SYMBOLS)
     deviation = class_deviation(number)
     bits = np.zeros((BASE_CLASSES, 2, NUM_SYMBOLS))
     offset = np.zeros((BASE_CLASSES, 2, NUM_SYMBOLS))
     bits[number] = np.minimum(1.0 + 1.8 * symbols / deviation + np.log2(1.0 + deviation), 20.0)
+    bits[number, 1, 0] = zero_bits
     frequency = np.zeros((2, NUM_SYMBOLS), np.int64)
     classes = np.full(values.size, number, np.int32)
     rate = error = 0.0

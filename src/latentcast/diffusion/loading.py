@@ -20,6 +20,7 @@ __all__ = [
     "find_model",
     "load_components",
     "quiet",
+    "quiet_logs",
     "require_device",
 ]
 
@@ -193,6 +194,15 @@ def require_device(device: str) -> None:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Show only the errors that diffusers and transformers log, and none of their progress bars."""
+    with quiet_logs(), warnings.catch_warnings():
+        # About settings of the stored scheduler, which `ancestral_scheduler` replaces.
+        warnings.filterwarnings("ignore", "(?s).*(steps_offset|clip_sample)", FutureWarning)
+        yield
+
+
+@contextlib.contextmanager
+def quiet_logs() -> Iterator[None]:
+    """As `quiet`, without touching Python's warning filters, which all threads share."""
     import diffusers
     import transformers
 
@@ -202,10 +212,7 @@ def quiet() -> Iterator[None]:
         for log in logs:
             log.set_verbosity_error()
             log.disable_progress_bar()
-        with warnings.catch_warnings():
-            # About settings of the stored scheduler, which `ancestral_scheduler` replaces.
-            warnings.filterwarnings("ignore", "(?s).*(steps_offset|clip_sample)", FutureWarning)
-            yield
+        yield
     finally:
         for log, (level, bars) in zip(logs, states, strict=True):
             log.set_verbosity(level)

@@ -31,7 +31,7 @@ from latentcast.diffusion.source import LatentShape, Step, seed_stream, shared_n
 from latentcast.diffusion.worker import pulled
 from latentcast.errors import LatentcastError, ModelError, ParameterError
 
-__all__ = ["DiffusersModel", "Reading", "load_pipeline", "read_prompt"]
+__all__ = ["DiffusersModel", "Reading", "load_pipeline", "read_prompt", "sampler_seed"]
 
 # Pictures decoded at once: bounds the memory of a long strip.
 _DECODE_BATCH = 8
@@ -50,12 +50,13 @@ class Reading:
     notes: tuple[str, ...] = ()
 
 
-def read_prompt(model: str | Path, prompt: str) -> Reading:
+def read_prompt(model: str | Path, prompt: str, seed: int = 0) -> Reading:
     """How a model understands a prompt: the embedded one in its own vocabulary, others as it stands.
 
     Args:
         model: Name of the model; it need not be loaded.
         prompt: What is asked for.
+        seed: Of what the embedded model chooses where an empty prompt leaves it the choice.
 
     Returns:
         The caption that the model is given, with remarks.
@@ -69,9 +70,9 @@ def read_prompt(model: str | Path, prompt: str) -> Reading:
     """
     if model != EMBEDDED:
         return Reading(prompt)
-    from latentcast.diffusion.scenes.captions import interpret
+    from latentcast.diffusion.scenes.reading import interpret
 
-    interpretation = interpret(prompt)
+    interpretation = interpret(prompt, seed)
     return Reading(interpretation.caption, tuple(interpretation.notes))
 
 
@@ -153,9 +154,9 @@ class DiffusersModel:
         """The model as a `LatentSource`."""
         return self
 
-    def read_prompt(self, prompt: str) -> Reading:
+    def read_prompt(self, prompt: str, seed: int = 0) -> Reading:
         """How the model understands a prompt; see the function of the same name."""
-        return read_prompt(self.name, prompt)
+        return read_prompt(self.name, prompt, seed)
 
     def steps(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[Step]:
         """Denoise one request per prompt and seed; see `LatentSource.steps`.
@@ -171,7 +172,8 @@ class DiffusersModel:
             raise ParameterError(
                 f"got {len(prompts)} prompts and {len(seeds)} seeds; give one seed per prompt"
             )
-        return self._steps([self.read_prompt(prompt).caption for prompt in prompts], seeds)
+        captions = [self.read_prompt(text, seed).caption for text, seed in zip(prompts, seeds, strict=True)]
+        return self._steps(captions, seeds)
 
     def _steps(self, captions: list[str], seeds: Sequence[int]) -> Iterator[Step]:
         if not self._busy.acquire(blocking=False):
@@ -206,7 +208,7 @@ class DiffusersModel:
             num_inference_steps=self.path.num_steps,
             guidance_scale=self.guidance_scale,
             # On the CPU whatever the device is, so that every device draws the same noise.
-            generator=[torch.Generator("cpu").manual_seed(_torch_seed(seed)) for seed in seeds],
+            generator=[torch.Generator("cpu").manual_seed(sampler_seed(seed)) for seed in seeds],
             latents=torch.from_numpy(noise.copy()).to(denoiser.device, denoiser.dtype),
             output_type="latent",
             callback_on_step_end=StepCallback(self.pipe, push),
@@ -288,7 +290,8 @@ def _denoiser(pipe: Any) -> Any:
     return denoiser
 
 
-def _torch_seed(seed: int) -> int:
+def sampler_seed(seed: int) -> int:
+    """The torch seed of a request's sampler noise, the same on every device and in every batch."""
     return int(seed_stream(seed, "sampler").generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 

@@ -9,12 +9,14 @@ from typing import Any
 
 from latentcast.delivery.timeline import Decode
 from latentcast.errors import ParameterError
+from latentcast.study.limit import LimitResult, LimitRow, run_limit
 from latentcast.study.output import OutputFolder
 from latentcast.study.recording.store import Recording
 from latentcast.study.runner.config import StudyConfig
 from latentcast.study.runner.provenance import describe_software, now
 from latentcast.study.runner.run import StudyResult, run_study, study_policies, study_scenario
 from latentcast.study.runner.trajectories import Progress, find_trajectories, manifest_digest
+from latentcast.study.runner.versus import Saving, savings
 
 __all__ = ["Regenerated", "regenerate"]
 
@@ -26,12 +28,16 @@ class Regenerated:
     Attributes:
         folder: The results' folder.
         files: The table, figures and pages to look at, the most telling first.
-        summary: One row per SNR, policy and quantity; empty for a validation.
+        summary: One row per SNR, policy and quantity, of a study of deadlines.
+        savings: SNR that its first policy saves against each other; see `Saving`.
+        limit: One row per case and SNR, of a study of the limit.
     """
 
     folder: Path
     files: tuple[Path, ...]
-    summary: list[dict[str, Any]] = field(repr=False)
+    summary: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    savings: list[Saving] = field(default_factory=list, repr=False)
+    limit: tuple[LimitRow, ...] = field(default=(), repr=False)
 
 
 def regenerate(
@@ -62,6 +68,8 @@ def regenerate(
         ) from error
     if config.kind == "validation":
         return _validate(config, OutputFolder(out), progress)
+    if config.kind == "limit":
+        return _limit(config, run_limit(config, out, processes=processes, ray=ray, progress=progress))
     result = run_study(config, out, processes=processes, ray=ray, progress=progress)
     return _report(config, result, progress)
 
@@ -76,7 +84,7 @@ def _report(config: StudyConfig, result: StudyResult, progress: Progress | None)
         examples = make_examples(
             result.recording,
             study_scenario(config, result.recording, grid[0]),
-            partial(study_policies, config),
+            partial(study_policies, config, result.knowledge),
             spread_snrs(grid),
             decode=_decoder(config, result.recording),
             seed=config.seed,
@@ -84,16 +92,36 @@ def _report(config: StudyConfig, result: StudyResult, progress: Progress | None)
             progress=_stage(progress, "example pictures"),
         )
     page = write_report(
-        result.folder, title=config.title, examples=examples, progress=_stage(progress, "figures")
+        result.folder,
+        title=config.title,
+        examples=examples,
+        summary=result.summary,
+        progress=_stage(progress, "figures"),
     )
     figures = sorted(result.folder.glob("fig*.svg"))
     tables = [result.folder / name for name in ("episodes.parquet", "summary.parquet")]
-    return Regenerated(folder=result.folder, files=(page, *figures, *tables), summary=result.summary)
+    return Regenerated(
+        folder=result.folder,
+        files=(page, *figures, *tables),
+        summary=result.summary,
+        savings=savings(result.summary),
+    )
+
+
+def _limit(config: StudyConfig, result: LimitResult) -> Regenerated:
+    from latentcast.study.figures.limit import write_limit_report
+
+    folder = OutputFolder(result.folder)
+    page = write_limit_report(result.cases, folder, title=config.title, provenance=result.provenance)
+    names = ("limit.svg", "limit-gap.svg", "limit.parquet")
+    return Regenerated(
+        folder=result.folder, files=(page, *(result.folder / name for name in names)), limit=result.rows
+    )
 
 
 def _validate(config: StudyConfig, folder: OutputFolder, progress: Progress | None) -> Regenerated:
     from latentcast.study.figures.validation import draw_validation
-    from latentcast.study.runner.config import ValidationChoice
+    from latentcast.study.runner.choices import ValidationChoice
 
     started = now()
     recording = find_trajectories(config, folder.path, progress)
@@ -117,9 +145,7 @@ def _validate(config: StudyConfig, folder: OutputFolder, progress: Progress | No
     }
     written = folder.write_json("provenance.json", provenance)
     names = ("fig2a.svg", "fig2b.svg", "fig2.parquet")
-    return Regenerated(
-        folder=folder.path, files=(*(folder.path / name for name in names), written), summary=[]
-    )
+    return Regenerated(folder=folder.path, files=(*(folder.path / name for name in names), written))
 
 
 def _decoder(config: StudyConfig, recording: Recording) -> Decode:

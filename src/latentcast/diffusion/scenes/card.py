@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,26 +10,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from latentcast.diffusion.scenes.judge import Scores
+from latentcast.diffusion.scenes.sheets import picture_sheet
 
-__all__ = ["Findings", "picture_sheet", "psnr_db", "write_card"]
+__all__ = ["Findings", "psnr_db", "write_card", "write_section"]
 
 _SHEET_COLUMNS = 8
-_SHEET_ROWS = 3
+_SHEET_ROWS = 8
 
-
-def picture_sheet(pictures: npt.NDArray[np.uint8], columns: int, gap: int = 4) -> Image.Image:
-    """Lay (num, H, W, 3) pictures out in rows, with white between them."""
-    height, width = pictures.shape[1:3]
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
-    for i, picture in enumerate(pictures):
-        sheet.paste(
-            Image.fromarray(picture), ((i % columns) * (width + gap), (i // columns) * (height + gap))
-        )
-    return sheet
+# The section before which others are put.
+_LAST = "## Limits\n"
 
 
 def psnr_db(original: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
@@ -138,3 +130,27 @@ of people, places or art were used in training.
 {prompts}
 """
     (folder / "README.md").write_text(text)
+
+
+def write_section(folder: Path, heading: str, body: str) -> None:
+    """Write a section of the card, in place of the one with this heading or before the limits.
+
+    Args:
+        folder: the pipeline folder, with its README.md.
+        heading: without the marks.
+        body: Markdown.
+    """
+    file = folder / "README.md"
+    title = f"## {heading}\n"
+    parts = re.split(r"(?m)^(?=## )", file.read_text(encoding="utf-8")) if file.exists() else [""]
+    names = [part.partition("\n")[0] + "\n" for part in parts]
+    section = f"{title}\n{body.strip()}\n\n"
+    if title in names:
+        parts[names.index(title)] = section
+    else:
+        # The limits and the sheet's prompts stay at the end.
+        place = names.index(_LAST) if _LAST in names else len(parts)
+        parts.insert(place, section)
+    partial = folder / ".README.md.part"
+    partial.write_text("".join(parts).rstrip() + "\n", encoding="utf-8")
+    partial.replace(file)

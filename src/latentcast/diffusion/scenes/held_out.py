@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from latentcast.diffusion.scenes.arrangement import arrange, draw_object_count
-from latentcast.diffusion.scenes.captions import full_caption, interpret
+from latentcast.diffusion.scenes.captions import full_caption
+from latentcast.diffusion.scenes.reading import interpret
 from latentcast.errors import ParameterError
 
 __all__ = ["NUM_HELD_OUT", "held_out_prompts"]
 
 NUM_HELD_OUT = 500
 
-# No stage of training has this seed; see `training.StageSeeds`.
+# No stage of training has this seed; see `plan.StageSeeds`.
 _SEED = 8
 
 # The language's sentences about one object are few, but of two and three there are millions.

@@ -1,14 +1,14 @@
 """`latentcast model train scenes`: from nothing to an ordinary diffusers pipeline folder with its model card.
 
-The stages: render, autoencoder, denoiser, decoder, judge, samples. Each leaves its result in the work
-folder, and an interrupted run goes on from the last checkpoint of the stage it was in.
+The stages: render, autoencoder, denoiser, decoder, judge, samples, device-decoder. Each leaves its result in
+the work folder, and an interrupted run goes on from the last checkpoint of the stage it was in.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +18,18 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
 from latentcast.diffusion.loading import quiet, require_device
+from latentcast.diffusion.scenes.agreement import Similarity
 from latentcast.diffusion.scenes.autoencoder import encode_pictures, refine_decoder, train_autoencoder
 from latentcast.diffusion.scenes.captions import full_caption
 from latentcast.diffusion.scenes.card import Findings, psnr_db, write_card
 from latentcast.diffusion.scenes.dataset import draw_scenes, mirrored, render_pictures, sample_scene
 from latentcast.diffusion.scenes.denoiser import Denoiser, build_scheduler, build_tokenizer, train_denoiser
+from latentcast.diffusion.scenes.device_training import train_device_decoder
 from latentcast.diffusion.scenes.judge import Judge, Scores, score, train_judge
 from latentcast.diffusion.scenes.pixels import to_pictures
-from latentcast.errors import ParameterError
+from latentcast.diffusion.scenes.plan import TrainingPlan
 
-__all__ = ["GUIDANCE_SCALE", "StageSeeds", "TrainingPlan", "train"]
+__all__ = ["GUIDANCE_SCALE", "train"]
 
 GUIDANCE_SCALE = 3.0
 
@@ -35,55 +37,11 @@ Progress = Callable[[str, int, int, str], None]
 """Called with (stage, done, total, text)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class StageSeeds:
-    """One seed per stage, so that a stage can be made again without the others."""
-
-    scenes: int = 1
-    shadows: int = 101
-    held_out_scenes: int = 2
-    held_out_shadows: int = 102
-    autoencoder: int = 3
-    denoiser: int = 4
-    decoder: int = 7
-    judge: int = 5
-    samples: int = 6
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingPlan:
-    """How much of everything; the defaults made the shipped model.
-
-    Args:
-        num_pictures: rendered for training; as many again are their mirror images.
-        num_held_out: rendered for measuring.
-        autoencoder_updates: of eight 64 x 64 crops.
-        denoiser_updates: of 64 latents.
-        decoder_updates: of four whole pictures.
-        judge_updates: of 64 pictures.
-        num_judged: generated pictures per number of objects that the model card's scores rest on.
-        seeds: of the stages' random choices.
-    """
-
-    num_pictures: int = 16000
-    num_held_out: int = 600
-    autoencoder_updates: int = 6500
-    denoiser_updates: int = 3000
-    decoder_updates: int = 1500
-    judge_updates: int = 2500
-    num_judged: int = 100
-    seeds: StageSeeds = StageSeeds()
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, int) and value < 1:
-                raise ParameterError(f"{name} is {value}; it must be at least 1")
-
-
 def train(
     out: Path,
     *,
     device: str,
+    similarity: Similarity,
     progress: Progress,
     work: Path | None = None,
     plan: TrainingPlan | None = None,
@@ -93,6 +51,7 @@ def train(
     Args:
         out: pipeline folder to write.
         device: "cpu" or "cuda".
+        similarity: SSIM of two batches of pictures.
         progress: called as the work goes on.
         work: folder for renders and checkpoints; `out` with ".work" appended where None.
         plan: how much of everything.
@@ -176,6 +135,7 @@ def train(
         plan=asdict(plan),
     )
     write_card(out, findings, samples, sentences)
+    train_device_decoder(out, device=device, similarity=similarity, progress=progress, work=work, plan=plan)
     return findings
 
 

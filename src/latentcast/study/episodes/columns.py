@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from latentcast.errors import ParameterError
 
-__all__ = ["COLUMNS", "PICTURE_COLUMNS", "Column", "EpisodeColumns"]
+__all__ = ["BOUND_COLUMNS", "COLUMNS", "PICTURE_COLUMNS", "Column", "EpisodeColumns"]
 
 Values: TypeAlias = NDArray[Any]
 
@@ -53,6 +53,19 @@ COLUMNS = (
         "slots really taken, summed over them, to T_d + 1 if still under way",
     ),
     Column("late_transfers", "int32", "", "judged transfers that took longer than the quantile"),
+    Column(
+        "limit_mse",
+        "float64",
+        "",
+        "sequential rate-distortion limit on the episode's rates, of a Gaussian source with the moments of "
+        "this one; NaN if they are not known",
+    ),
+    Column(
+        "clairvoyant_mse",
+        "float64",
+        "",
+        "least D_total of the paper's codec with the episode's rates known; model level only, else NaN",
+    ),
     Column("psnr_db", "float64", "dB", "PSNR of the picture at the deadline; NaN if not asked for"),
     Column("ssim", "float64", "", "SSIM of the picture at the deadline; NaN if not asked for"),
     Column("ms_ssim", "float64", "", "multi-scale SSIM of the picture at the deadline; NaN if not asked for"),
@@ -69,6 +82,11 @@ is late is always known: a share of late_transfers / judged_transfers of about 1
 PICTURE_COLUMNS = ("psnr_db", "ssim", "ms_ssim", "flip", "lpips")
 """Columns that exist at latent level only, and there when asked for."""
 
+BOUND_COLUMNS = ("limit_mse", "clairvoyant_mse")
+"""Bounds of an episode, the same for every policy."""
+
+OPTIONAL_COLUMNS = (*BOUND_COLUMNS, *PICTURE_COLUMNS)
+
 CONSTANT_COLUMNS = ("snr_db", "policy")
 
 
@@ -80,13 +98,13 @@ class EpisodeColumns:
         snr_db: the link's average signal-to-noise ratio.
         policy: the policy's name.
         values: every other column of `COLUMNS` by name, each of shape (episodes,) and of its column's type,
-            read-only; picture columns that are not given become NaN.
+            read-only; bounds and picture columns that are not given become NaN.
 
     Raises:
         ParameterError: if a column is missing, unknown or of another length.
 
     Example:
-        >>> names = [column.name for column in COLUMNS[2:] if column.name not in PICTURE_COLUMNS]
+        >>> names = [column.name for column in COLUMNS[2:] if column.name not in OPTIONAL_COLUMNS]
         >>> block = EpisodeColumns(snr_db=3.0, policy="lookahead", values={name: [1, 2] for name in names})
         >>> len(block), len(block.take(1)), block.column("snr_db").tolist(), block.values["flip"].tolist()
         (2, 1, [3.0, 3.0], [nan, nan])
@@ -98,7 +116,7 @@ class EpisodeColumns:
 
     def __post_init__(self) -> None:
         wanted = {column.name: column.dtype for column in COLUMNS if column.name not in CONSTANT_COLUMNS}
-        for name in (wanted.keys() - set(PICTURE_COLUMNS)) ^ (self.values.keys() - set(PICTURE_COLUMNS)):
+        for name in (wanted.keys() - set(OPTIONAL_COLUMNS)) ^ (self.values.keys() - set(OPTIONAL_COLUMNS)):
             fault = "lacks" if name in wanted else "has the unknown"
             raise ParameterError(f"values {fault} column {name!r}; the columns are {', '.join(wanted)}")
         size = len(self.values["episode"])
@@ -119,6 +137,10 @@ class EpisodeColumns:
         if name in CONSTANT_COLUMNS:
             return np.full(len(self), getattr(self, name))
         return self.values[name]
+
+    def adding(self, values: Mapping[str, Values]) -> EpisodeColumns:
+        """The same episodes with further columns."""
+        return EpisodeColumns(snr_db=self.snr_db, policy=self.policy, values={**self.values, **values})
 
     def take(self, count: int) -> EpisodeColumns:
         """The first `count` episodes, or all where there are fewer: a study's last block may be short."""

@@ -17,7 +17,7 @@ from latentcast.delivery.deliver import deliver
 from latentcast.delivery.timeline import Decode, Timeline, Transmission
 from latentcast.diffusion.source import FloatArray, Trajectory
 from latentcast.errors import ParameterError
-from latentcast.policy.base import Policy
+from latentcast.policy.catalog import Scheme
 from latentcast.policy.distortion import diffusion_distortion
 from latentcast.policy.progressive import ProgressivePolicy
 from latentcast.scenario import Scenario
@@ -46,7 +46,7 @@ class Trajectories(Protocol):
 
 def latent_block(
     scenario: Scenario,
-    policies: Sequence[Policy | ProgressivePolicy],
+    policies: Sequence[Scheme],
     rates_bits: ArrayLike,
     trajectories: Trajectories,
     *,
@@ -111,7 +111,7 @@ def latent_block(
         for policy, made in zip(policies, rows, strict=True):
             for index in episodes:
                 timeline = deliver(trajectory, scenario, policy, rates_bits=rates[index])
-                made[index] = reading.row(timeline)
+                made[index] = reading.row(timeline, policy)
                 if metrics:
                     pictures.add(timeline, made[index])
         if metrics and decode is not None:
@@ -133,9 +133,9 @@ class _Reading:
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
         self._predicted_slots: list[int] = predicted_slots(scenario).tolist()
-        self._nothing = float(diffusion_distortion(scenario.path, scenario.num_steps))
+        self._noise = float(diffusion_distortion(scenario.path, scenario.num_steps))
 
-    def row(self, timeline: Timeline) -> Row:
+    def row(self, timeline: Timeline, policy: Scheme) -> Row:
         """One episode's row, without the columns that number it."""
         after = self._scenario.deadline_slots + 1
         arrived = _arrived(timeline)
@@ -151,12 +151,16 @@ class _Reading:
             "first_slot": timeline.held[1].slot if arrived else 0,
             "transmissions": len(timeline.transmissions),
             "bits_sent": sum(sent.link_bits for sent in arrived),
-            "predicted_mse": arrived[-1].expected_mse if arrived else self._nothing,
+            "predicted_mse": arrived[-1].expected_mse if arrived else self._nothing(policy),
             "judged_transfers": len(judged),
             "quantile_slots": sum(predicted for predicted, _ in judged),
             "actual_slots": sum(actual for _, actual in judged),
             "late_transfers": sum(actual > predicted for predicted, actual in judged),
         }
+
+    def _nothing(self, policy: Scheme) -> float:
+        """The predicted error of a device that has got nothing: it holds noise, or by our codec zeros."""
+        return float(policy.calibration.mmse[-1]) if isinstance(policy, ProgressivePolicy) else self._noise
 
     def _slots(self, sent: Transmission) -> int:
         """The predicted slots of a transfer; a packet made for a slot takes that one."""

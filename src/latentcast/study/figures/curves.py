@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.errors import ParameterError
-from latentcast.study.episodes.columns import PICTURE_COLUMNS
+from latentcast.study.episodes.columns import BOUND_COLUMNS, PICTURE_COLUMNS
 
 __all__ = ["Curves", "read_curves", "read_provenance"]
 
@@ -98,7 +98,8 @@ def read_curves(study: Path, *, progress: Callable[[int, int], None] | None = No
             total = file.metadata.num_rows
             if total == 0:
                 raise ParameterError(f"{path} holds no episode; run the study with at least one")
-            columns = [*_NUMBERS, *(name for name in PICTURE_COLUMNS if name in names)]
+            optional = (*BOUND_COLUMNS, *PICTURE_COLUMNS)
+            columns = [*_NUMBERS, *(name for name in optional if name in names)]
             moments = _Moments([*columns, "shown"])
             done = 0
             for batch in file.iter_batches(_BATCH_ROWS, columns=[*_KEYS, *columns]):

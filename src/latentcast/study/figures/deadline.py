@@ -11,8 +11,10 @@ from matplotlib.axes import Axes
 
 from latentcast.study.figures.curves import Curves, read_curves
 from latentcast.study.figures.style import (
+    BOUNDS,
     INK,
     LEGEND,
+    OURS,
     figure_style,
     new_figure,
     policy_label,
@@ -39,6 +41,8 @@ METRIC_ORDER = ("lpips", "flip", "ms-ssim", "ssim", "psnr")
 
 # Below this a latent MSE is float16's rounding or nothing.
 _SMALLEST = 1e-8
+
+_BOUND_LABELS = [label for label, _ in BOUNDS.values()]
 
 
 def draw_deadline(
@@ -73,13 +77,13 @@ def draw_curves(curves: Curves, folder: OutputFolder, quantile: float | None = N
     """The figures of `draw_deadline` from curves that have been read."""
     files = {}
     with figure_style():
-        figure, (axes,) = new_figure(2.6)
+        figure, (axes,) = new_figure(_height(len(curves.policies) + len(_bounds(curves))))
         plot_latent_mse(axes, curves)
         files["fig3a"] = save_figure(figure, folder, "fig3a")
         measured = [name for name in METRIC_ORDER if METRICS[name].column in curves.metrics]
         for number, metric in enumerate(measured):
             name = f"fig3b-{metric}" if number else "fig3b"
-            figure, (axes,) = new_figure(2.6)
+            figure, (axes,) = new_figure(_height(len(curves.policies)))
             plot_metric(axes, curves, metric)
             files[name] = save_figure(figure, folder, name)
         figure, (left, right) = new_figure(2.1, columns=2)
@@ -93,8 +97,17 @@ def draw_curves(curves: Curves, folder: OutputFolder, quantile: float | None = N
     return files
 
 
+def _height(entries: int) -> float:
+    """Inches of a figure with so many entries in its legend."""
+    return 2.6 + 0.14 * max(0, -(-entries // 3) - 2)
+
+
+def _bounds(curves: Curves) -> list[str]:
+    return [name for name in BOUNDS if name in curves.mean]
+
+
 def plot_latent_mse(axes: Axes, curves: Curves) -> None:
-    """Fig. 3a: latent MSE at the deadline, logarithmic; a mean of zero stands on the lower edge.
+    """Fig. 3a: latent MSE at the deadline, logarithmic; a mean below the lower edge stands on it.
 
     The bands are intervals of the mean's logarithm, with its error by the delta method: a plain interval of a
     mean that few episodes decide would reach below zero.
@@ -104,6 +117,18 @@ def plot_latent_mse(axes: Axes, curves: Curves) -> None:
     floor = 10.0 ** np.floor(np.log10(positive.min())) if positive.size else _SMALLEST
     axes.set_yscale("log")
     axes.set_ylim(floor, 2.0 * max(float(np.nanmax(means)), 10.0 * floor))
+    for name in _bounds(curves):
+        label, dashes = BOUNDS[name]
+        # The same for every policy; below the axis the line leaves the figure.
+        axes.plot(
+            curves.snr_db,
+            curves.mean[name][0],
+            color=INK,
+            linestyle=dashes,
+            linewidth=0.8,
+            label=label,
+            zorder=1.5,
+        )
     _against_snr(axes, curves, "latent_mse", floor=float(floor))
     axes.set_ylabel("Latent MSE at the deadline")
 
@@ -132,12 +157,23 @@ def _against_snr(axes: Axes, curves: Curves, column: str, floor: float | None = 
             mean = np.maximum(mean, floor)
             ratio = np.exp(half_width / mean)
             low, high = np.maximum(mean / ratio, floor), mean * ratio
+        front = 4.0 if style is OURS else 2.0
         axes.fill_between(curves.snr_db, low, high, color=style.colour, alpha=0.2, linewidth=0)
-        axes.plot(curves.snr_db, mean, **style.line(), label=policy_label(policy), clip_on=False)
+        axes.plot(
+            curves.snr_db, mean, **style.line(), label=policy_label(policy), clip_on=False, zorder=front
+        )
     margin = 0.02 * (curves.snr_db[-1] - curves.snr_db[0]) or 1.0
     axes.set_xlim(curves.snr_db[0] - margin, curves.snr_db[-1] + margin)
     axes.set_xlabel("Average SNR (dB)")
-    axes.legend(ncols=3 if len(curves.policies) > 4 else 2, **LEGEND)
+    handles, labels = axes.get_legend_handles_labels()
+    # Policies first, in the study's order; bounds after them.
+    order = sorted(range(len(labels)), key=lambda at: labels[at] in _BOUND_LABELS)
+    axes.legend(
+        [handles[at] for at in order],
+        [labels[at] for at in order],
+        ncols=3 if len(labels) > 4 else 2,
+        **LEGEND,
+    )
 
 
 def plot_distortion_calibration(axes: Axes, curves: Curves) -> None:

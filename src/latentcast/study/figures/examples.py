@@ -12,7 +12,7 @@ from latentcast.delivery.deliver import deliver
 from latentcast.delivery.timeline import Decode, Timeline
 from latentcast.errors import ParameterError
 from latentcast.link.law import RateLaw
-from latentcast.policy.base import Policy
+from latentcast.policy.catalog import Scheme
 from latentcast.scenario import Scenario
 from latentcast.study.episodes.channels import BLOCK_EPISODES, episode_rates
 from latentcast.study.episodes.latent_block import Trajectories
@@ -76,7 +76,7 @@ def spread_snrs(snrs_db: Sequence[float], count: int = 3) -> tuple[float, ...]:
 def make_examples(
     recording: Trajectories,
     scenario: Scenario,
-    policies: Callable[[Scenario], Sequence[Policy]],
+    policies: Callable[[Scenario], Sequence[Scheme]],
     snrs_db: Sequence[float],
     *,
     decode: Decode,

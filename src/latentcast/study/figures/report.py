@@ -1,33 +1,34 @@
-"""One page for one study: figures, example pictures, tables and provenance, in a file of its own.
-
-The page asks no other host for anything: figures and pictures are data URIs, styles are inside.
-"""
+"""The page of a study of deadlines: figures, example pictures, tables and provenance."""
 
 from __future__ import annotations
 
-import base64
 import io
-import json
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from latentcast.errors import ParameterError
 from latentcast.study.figures.curves import Curves, read_curves, read_provenance
 from latentcast.study.figures.deadline import METRIC_ORDER, draw_curves
 from latentcast.study.figures.examples import ExampleEpisode, Picture
+from latentcast.study.figures.page import (
+    Section,
+    data_uri,
+    figures_list,
+    number,
+    provenance_list,
+    scrolling,
+    table,
+    write_page,
+)
 from latentcast.study.figures.style import policy_label
 from latentcast.study.metrics.catalog import METRICS
 from latentcast.study.output import OutputFolder
+from latentcast.study.runner.versus import LEVELS, Saving, Verdict, savings, verdicts
 
 __all__ = ["write_report"]
 
@@ -39,19 +40,14 @@ _LONGEST_SIDE = 256
 _CAPTIONS = {
     "fig2a": "Distortion of the intermediate samples: predicted by eq. 9 and simulated.",
     "fig2b": "Quantisation distortion: predicted by eq. 10 (lines) and simulated with the real codec.",
-    "fig3a": "Latent MSE at the deadline against SNR. Bands are 95 % confidence intervals; a mean of zero "
-    "stands on the lower edge.",
+    "fig3a": "Latent MSE at the deadline against SNR. Bands are 95 % confidence intervals; a mean "
+    "below the lower edge stands on it. Thin lines are bounds: the "
+    "Gaussian limit is the sequential rate-distortion limit of a Gaussian source with the variances and "
+    "errors of this one; the clairvoyant bound is that of the paper's codec with all rates known.",
     "fig3b": "Quality of the picture shown at the deadline against SNR.",
     "calibration": "Predicted and measured error of what is held at the deadline, one mark per SNR; and the "
     "share of transfers that took longer than the predicted latency quantile. Dashed: a perfect prediction.",
 }
-
-
-@dataclass(frozen=True)
-class _Section:
-    anchor: str
-    title: str
-    body: str
 
 
 def write_report(
@@ -60,6 +56,7 @@ def write_report(
     title: str | None = None,
     examples: Sequence[ExampleEpisode] = (),
     figures: Sequence[str | Path] = (),
+    summary: Sequence[dict[str, Any]] = (),
     quantile: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -70,6 +67,7 @@ def write_report(
         title: Heading of the page; None for the folder's name.
         examples: Example pictures; see `make_examples`.
         figures: Further SVG files to show first, such as those of Fig. 2.
+        summary: The study's, for the comparison of the first policy with the others; empty for none.
         quantile: q of the study's latency quantile, to mark in the calibration figure.
         progress: Called with rows read and rows in all.
 
@@ -86,24 +84,20 @@ def write_report(
     folder = OutputFolder(study)
     drawn = draw_curves(curves, folder, quantile)
     vectors = [Path(path) for path in figures] + [paths[0] for paths in drawn.values()]
-    sections = [_Section("figures", "Figures", _figures(vectors))]
+    sections = [Section("figures", "Figures", figures_list({path: _caption(path) for path in vectors}))]
+    if len(curves.policies) > 1 and summary:
+        title_against = f"{policy_label(curves.policies[0])} against the others"
+        sections.append(Section("against", title_against, _against(summary)))
     if examples:
-        sections.append(_Section("pictures", "Pictures at the deadline", "".join(map(_example, examples))))
-    sections.append(_Section("tables", "Tables", "".join(_tables(curves))))
-    sections.append(_Section("provenance", "Provenance", _provenance(provenance)))
-    page = _template().substitute(
-        title=escape(title or study.resolve().name),
-        lead=escape(_lead(curves)),
-        contents="".join(f'<li><a href="#{part.anchor}">{part.title}</a></li>' for part in sections),
-        sections="\n".join(
-            f'<section id="{part.anchor}"><h2>{part.title}</h2>\n{part.body}</section>' for part in sections
-        ),
-    )
-    return folder.write_bytes("report.html", page.encode())
+        sections.append(Section("pictures", "Pictures at the deadline", "".join(map(_example, examples))))
+    sections.append(Section("tables", "Tables", "".join(_tables(curves))))
+    sections.append(Section("provenance", "Provenance", provenance_list(provenance)))
+    return write_page(folder, title or study.resolve().name, _lead(curves), sections)
 
 
-def _template() -> Template:
-    return Template(files("latentcast.study.figures").joinpath("report.html").read_text(encoding="utf-8"))
+def _caption(path: Path) -> str:
+    name, _, metric = path.stem.partition("-")
+    return _CAPTIONS.get(name, path.stem) + (f" In {METRICS[metric].label}." if metric in METRICS else "")
 
 
 def _lead(curves: Curves) -> str:
@@ -111,24 +105,6 @@ def _lead(curves: Curves) -> str:
     return (
         f"{len(curves.policies)} policies on common channel draws, {len(curves.snr_db)} SNRs from "
         f"{curves.snr_db[0]:g} to {curves.snr_db[-1]:g} dB, {int(np.nanmax(counts)):,} episodes each."
-    )
-
-
-def _figures(paths: Sequence[Path]) -> str:
-    return '<div class="figures">\n' + "\n".join(map(_figure, paths)) + "\n</div>\n"
-
-
-def _figure(path: Path) -> str:
-    try:
-        source = _data_uri("image/svg+xml", path.read_bytes())
-    except OSError as error:
-        raise ParameterError(f"cannot read figure {path}: {error.strerror}; draw it first") from error
-    name, _, metric = path.stem.partition("-")
-    caption = _CAPTIONS.get(name, path.stem) + (f" In {METRICS[metric].label}." if metric in METRICS else "")
-    # The caption says what the figure shows; as alternative text too it would be read twice.
-    return (
-        f'<figure><img src="{source}" alt="{escape(path.stem)}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
 
@@ -152,7 +128,7 @@ def _example(example: ExampleEpisode) -> str:
         f"<h3>Episode {example.episode}: {escape(example.prompt)}</h3>\n"
         f'<figure class="wanted">{_picture(example.wanted, "the picture of the final latent")}'
         "<figcaption>The picture of x<sub>0</sub>, as unlimited time delivers it.</figcaption></figure>\n"
-        + _scrolling(
+        + scrolling(
             f'<table class="pictures"><caption>Shown at the deadline; below each, the step that the device '
             f"held and its latent MSE.</caption><thead><tr><td></td>{heads}</tr></thead>"
             f"<tbody>{''.join(rows)}</tbody></table>",
@@ -184,59 +160,52 @@ def _tables(curves: Curves) -> Iterator[str]:
 
 
 def _table(curves: Curves, caption: str, mean: FloatArray, half_width: FloatArray | None) -> str:
-    heads = "".join(f'<th scope="col">{escape(policy_label(policy))}</th>' for policy in curves.policies)
-    rows = []
-    for column, snr_db in enumerate(curves.snr_db):
-        cells = "".join(
-            f"<td>{_number(mean[row, column], None if half_width is None else half_width[row, column])}</td>"
-            for row in range(len(curves.policies))
-        )
-        rows.append(f'<tr><th scope="row">{snr_db:g}</th>{cells}</tr>')
-    return _scrolling(
-        f"<table><caption>{escape(caption)}</caption>"
-        f'<thead><tr><th scope="col">SNR (dB)</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>',
-        caption,
+    spread = np.full(mean.shape, np.nan) if half_width is None else half_width
+    rows = [
+        [
+            f"{snr_db:g}",
+            *(
+                number(value, None if half_width is None else error)
+                for value, error in zip(mean[:, at].tolist(), spread[:, at].tolist(), strict=True)
+            ),
+        ]
+        for at, snr_db in enumerate(curves.snr_db)
+    ]
+    return table(caption, ["SNR (dB)", *map(policy_label, curves.policies)], rows)
+
+
+def _against(summary: Sequence[dict[str, Any]]) -> str:
+    saved, found = savings(summary), verdicts(summary)
+    policies = list(dict.fromkeys([*(s.policy for s in saved), *(v.policy for v in found)]))
+    by_level = {(s.policy, s.latent_mse): s for s in saved}
+    by_quantity = {(v.policy, v.quantity): v for v in found}
+    labels = {kind.column: kind.label for kind in METRICS.values()} | {"latent_mse": "Latent MSE"}
+    levels = [level for level in LEVELS if any((policy, level) in by_level for policy in policies)]
+    quantities = list(dict.fromkeys(v.quantity for v in found))
+    return table(
+        "SNR saved at equal latent MSE, in dB; interpolated between the study's SNRs, with ≥ where one of "
+        "the two lies beyond them",
+        ["Latent MSE", *map(policy_label, policies)],
+        [[f"{level:g}", *(_saved(by_level.get((policy, level))) for policy in policies)] for level in levels],
+    ) + table(
+        "SNRs at which it is better / equal / worse, by 95 % intervals of paired differences",
+        ["Quantity", *map(policy_label, policies)],
+        [
+            [labels[name], *(_verdict(by_quantity.get((policy, name))) for policy in policies)]
+            for name in quantities
+        ],
     )
 
 
-def _number(mean: float, half_width: float | None) -> str:
-    """A mean with its interval, rounded to two digits of that; three digits where there is none.
+def _saved(saving: Saving | None) -> str:
+    return "–" if saving is None else f"{'≥ ' if saving.at_least else ''}{saving.saved_db:.1f}"
 
-    Example:
-        >>> [_number(0.11512, 0.0049), _number(0.000227, 0.000043), _number(100.0, 0.0), _number(0.5, None)]
-        ['0.1151 ± 0.0049', '(2.27 ± 0.43)e-4', '100', '0.5']
-    """
-    if np.isnan(mean):
+
+def _verdict(verdict: Verdict | None) -> str:
+    if verdict is None:
         return "–"
-    # A spread at the scale of rounding is none.
-    if half_width is None or not half_width > 1e-9 * abs(mean):
-        return f"{mean:.3g}"
-    exponent = 0 if mean == 0.0 or 1e-3 <= abs(mean) < 1e6 else math.floor(math.log10(abs(mean)))
-    value, spread = mean / 10.0**exponent, half_width / 10.0**exponent
-    digits = max(0, 1 - math.floor(math.log10(spread)))
-    text = f"{value:.{digits}f} ± {spread:.{digits}f}"
-    return f"({text})e{exponent}" if exponent else text
-
-
-def _provenance(provenance: dict[str, Any]) -> str:
-    items = "".join(
-        f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in _leaves("", provenance)
-    )
-    return f"<dl>{items}</dl>\n"
-
-
-def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Nested objects as dotted names; lists stay whole."""
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _leaves(f"{name}.{key}" if name else str(key), inner)
-    else:
-        yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _scrolling(table: str, label: str) -> str:
-    """A table that scrolls sideways on its own where it is wider than the page, by keyboard too."""
-    return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">{table}</div>\n'
+    worse = f" ({', '.join(f'{snr_db:g}' for snr_db in verdict.worse)} dB)" if verdict.worse else ""
+    return f"{len(verdict.better)} / {len(verdict.equal)} / {len(verdict.worse)}{worse}"
 
 
 def _picture(picture: Picture, alternative: str) -> str:
@@ -245,10 +214,6 @@ def _picture(picture: Picture, alternative: str) -> str:
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=88)
     return (
-        f'<img src="{_data_uri("image/jpeg", buffer.getvalue())}" width="{image.width}" '
+        f'<img src="{data_uri("image/jpeg", buffer.getvalue())}" width="{image.width}" '
         f'height="{image.height}" alt="{escape(alternative)}">'
     )
-
-
-def _data_uri(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -21,11 +21,13 @@ from matplotlib.figure import Figure
 from latentcast.study.output import OutputFolder
 
 __all__ = [
+    "BOUNDS",
     "COLUMN_INCHES",
     "FORMATS",
     "INK",
     "LEGEND",
     "MUTED",
+    "OURS",
     "STYLES",
     "SeriesStyle",
     "figure_style",
@@ -136,8 +138,11 @@ class SeriesStyle:
         }
 
 
+OURS = SeriesStyle("#c4156b", "solid", "*", width=2.0)
+"""The progressive scheme: the widest line, and above all others."""
+
 STYLES: tuple[SeriesStyle, ...] = (
-    SeriesStyle("#12264f", "solid", "o", width=1.6),
+    SeriesStyle("#12264f", (0, (7.0, 1.2)), "o"),
     SeriesStyle("#9c1f2e", (0, (5.0, 1.6)), "s"),
     SeriesStyle("#2b7bb3", (0, (5.0, 1.4, 1.2, 1.4)), "^"),
     SeriesStyle("#cc7420", (0, (2.2, 1.3)), "D", hollow=True),
@@ -148,7 +153,21 @@ STYLES: tuple[SeriesStyle, ...] = (
 )
 """Distinct styles, the first five in luminances that stay apart in grey."""
 
+BOUNDS: dict[str, tuple[str, Any]] = {
+    "limit_mse": ("Gaussian limit", "solid"),
+    "clairvoyant_mse": ("Clairvoyant", (0, (1.0, 1.0))),
+}
+"""Label and dashes of each bound; thin lines without marks."""
+
 _PAPER_POLICIES = ("lookahead", "persistent-3", "persistent-4", "persistent-8", "final-only")
+
+
+_LABELS = {
+    "progressive": "Progressive (ours)",
+    "lookahead": "Look-ahead",
+    "final-only": "Final-Only",
+    "optimal": "Optimal",
+}
 
 
 def policy_label(policy: str) -> str:
@@ -161,11 +180,11 @@ def policy_label(policy: str) -> str:
     bits = policy.removeprefix("persistent-")
     if bits != policy and bits.isdigit():
         return f"Persistent-{bits} bit"
-    return {"lookahead": "Look-ahead", "final-only": "Final-Only"}.get(policy, policy)
+    return _LABELS.get(policy, policy)
 
 
 def policy_styles(policies: Sequence[str]) -> dict[str, SeriesStyle]:
-    """A style for every policy: the paper's have fixed ones, others take what is free, in order.
+    """A style for every policy: ours and the paper's have fixed ones, others take what is free, in order.
 
     Beyond eight policies styles repeat.
 
@@ -175,10 +194,11 @@ def policy_styles(policies: Sequence[str]) -> dict[str, SeriesStyle]:
         ('o', 's', '^')
     """
     styles = {name: STYLES[_PAPER_POLICIES.index(name)] for name in policies if name in _PAPER_POLICIES}
+    styles |= {name: OURS for name in policies if name == "progressive"}
     free = [style for style in STYLES if style not in styles.values()] or list(STYLES)
     others = [name for name in policies if name not in styles]
     styles.update({name: free[number % len(free)] for number, name in enumerate(others)})
-    return styles
+    return {name: styles[name] for name in policies}
 
 
 @contextmanager

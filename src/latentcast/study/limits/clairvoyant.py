@@ -60,20 +60,25 @@ def clairvoyant_distortion(
     soonest = _first_idle(rates_bits, sizes[0])
     totals = _totals(scenario, base)
 
-    best = np.full(len(rates_bits), diffusion_distortion(path, num_steps))
-    episodes = np.arange(len(rates_bits))
-    for reference in range(num_steps, 0, -1):
-        if reference == num_steps:
-            idle = uplink[:, 0] + 1
-        else:
-            new = uplink[:, 0] + 1 + num_steps - reference
-            idle = np.where(
-                new <= slots[-1], soonest[episodes, np.minimum(new, slots[-1]) - 1], slots[-1] + 1
-            )
-        possible = (slots >= idle[:, None]) & (steps < reference)
-        last = np.where(possible, totals[finest, steps, reference], np.inf)
-        best = np.minimum(best, last.min(axis=1))
-    return best
+    # A lower reference is never worse, but for x_T, and it is held later: of those that can be held in a slot
+    # the last one and x_T are all that matter.
+    reference = num_steps - _held(soonest, uplink, num_steps)
+    started = (slots > uplink) & (steps < num_steps)
+    first = np.where(started, totals[finest, steps, num_steps], np.inf)
+    later = np.where(started & (reference < num_steps), totals[finest, steps, reference], np.inf)
+    best = np.minimum(first, later).min(axis=1, initial=float(diffusion_distortion(path, num_steps)))
+    return np.asarray(best)
+
+
+def _held(soonest: NDArray[np.int64], uplink: NDArray[np.int64], num_steps: int) -> NDArray[np.int64]:
+    """How many of the references T-1, ..., 1 can be held in each slot with the channel idle."""
+    episodes, num_slots = soonest.shape
+    new = uplink + 1 + np.arange(1, num_steps)
+    idle = np.take_along_axis(soonest, np.minimum(new, num_slots) - 1, axis=1)
+    idle = np.where(new <= num_slots, np.minimum(idle, num_slots + 1), num_slots + 1)
+    counts = np.zeros((episodes, num_slots + 2), np.int64)
+    np.add.at(counts, (np.arange(episodes)[:, None], idle), 1)
+    return np.cumsum(counts, axis=1)[:, 1:-1]
 
 
 def _first_idle(rates: FloatArray, bits: float) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ from latentcast.study.runner.misspelt import unknown_key
 
 __all__ = ["BUILT_IN", "built_in_text", "load_study", "parse_study"]
 
-BUILT_IN = ("fig2", "fig3", "fig3-model")
+BUILT_IN = ("fig2", "fig3", "fig3-model", "limit")
 """Names of the studies that come with the package."""
 
 
@@ -149,7 +149,7 @@ def _explain(error: ValidationError) -> str:
 def _model_at(names: list[str]) -> type[BaseModel]:
     """The table of a dotted name."""
     model: type[BaseModel] = StudyConfig
-    for name in names:
+    for name in filter(str.isidentifier, names):  # not a place in a list
         annotation = model.model_fields[name].annotation
         candidates = (annotation, *get_args(annotation))
         model = next(kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel))

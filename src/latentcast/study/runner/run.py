@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from latentcast.errors import ParameterError
-from latentcast.policy.base import Policy
+from latentcast.policy.catalog import Scheme
 from latentcast.scenario import PAPER_LATENT_SIZE, Scenario
 from latentcast.study.metrics.catalog import make_metric
 from latentcast.study.output import OutputFolder
@@ -20,12 +20,14 @@ from latentcast.study.recording.store import Recording
 from latentcast.study.runner.cluster import check_cluster, run_on_cluster
 from latentcast.study.runner.config import StudyConfig
 from latentcast.study.runner.folder import StudyFolder
+from latentcast.study.runner.knowledge import Knowledge
 from latentcast.study.runner.pool import num_cores, run_here, run_on_processes
 from latentcast.study.runner.provenance import describe_software, now
 from latentcast.study.runner.results import merge
 from latentcast.study.runner.schemes import make_schemes
-from latentcast.study.runner.tasks import Job, Task, latent_size, study_tasks
+from latentcast.study.runner.tasks import Job, Task, know, latent_size, study_tasks
 from latentcast.study.runner.trajectories import Progress, find_trajectories, manifest_digest
+from latentcast.study.runner.versus import savings, verdicts
 
 __all__ = ["StudyResult", "run_study", "study_policies", "study_scenario"]
 
@@ -36,12 +38,14 @@ class StudyResult:
 
     Attributes:
         folder: With episodes.parquet, summary.parquet, summary.json and provenance.json.
-        recording: The trajectories, None at model level.
+        recording: The trajectories, None where nothing is recorded.
+        knowledge: What was known of their source.
         summary: One row per SNR, policy and quantity; see `Summary.rows`.
     """
 
     folder: Path
     recording: Recording | None
+    knowledge: Knowledge = field(repr=False)
     summary: list[dict[str, Any]] = field(repr=False)
 
 
@@ -82,14 +86,15 @@ def run_study(
     _check(config, config.scenario.latent_size or PAPER_LATENT_SIZE)
     for metric in config.metrics:
         make_metric(metric.name, **metric.options)
-    if ray is not None and config.trajectories is not None:
+    if ray is not None and config.records:
         check_cluster(ray)
     path = OutputFolder(out).path
-    recording = find_trajectories(config, path, progress) if config.trajectories is not None else None
-    folder = StudyFolder(path, _identity(config, recording))
+    recording = find_trajectories(config, path, progress) if config.records else None
+    knowledge = know(config, recording)
+    folder = StudyFolder(path, _identity(config, recording, knowledge))
     if not folder.finished:
         _check(config, latent_size(config, recording))
-        _run_tasks(config, folder, recording, processes, ray, progress)
+        _run_tasks(config, folder, recording, knowledge, processes, ray, progress)
         _write_tables(config, folder, progress)
         folder.finish(
             {
@@ -102,7 +107,7 @@ def run_study(
                 "finished": now(),
             }
         )
-    return StudyResult(folder=path, recording=recording, summary=_read_summary(path))
+    return StudyResult(folder=path, recording=recording, knowledge=knowledge, summary=_read_summary(path))
 
 
 def study_scenario(config: StudyConfig, recording: Recording | None, snr_db: float) -> Scenario:
@@ -110,9 +115,9 @@ def study_scenario(config: StudyConfig, recording: Recording | None, snr_db: flo
     return config.scenario_at(snr_db, latent_size(config, recording))
 
 
-def study_policies(config: StudyConfig, scenario: Scenario) -> Sequence[Policy]:
+def study_policies(config: StudyConfig, knowledge: Knowledge, scenario: Scenario) -> Sequence[Scheme]:
     """The policies of a study in a scenario, in the study's order."""
-    return make_schemes(config.policies, scenario)
+    return make_schemes(config.policies, scenario, knowledge.calibration)
 
 
 def _check(config: StudyConfig, size: int) -> None:
@@ -124,7 +129,7 @@ def _snrs(config: StudyConfig) -> tuple[float, ...]:
     return config.link.snr_db if config.link is not None else ()
 
 
-def _identity(config: StudyConfig, recording: Recording | None) -> dict[str, Any]:
+def _identity(config: StudyConfig, recording: Recording | None, knowledge: Knowledge) -> dict[str, Any]:
     """What decides the tables."""
     configuration = config.model_dump(mode="json", exclude={"title"})
     identity: dict[str, Any] = {"version": version("latentcast"), "configuration": configuration}
@@ -136,6 +141,7 @@ def _identity(config: StudyConfig, recording: Recording | None) -> dict[str, Any
             "items": recording.num_planned,
             "root_seed": recording.manifest.root_seed,
             "digest": manifest_digest(recording),
+            "calibration": knowledge.digest,
         }
     return identity
 
@@ -144,6 +150,7 @@ def _run_tasks(
     config: StudyConfig,
     folder: StudyFolder,
     recording: Recording | None,
+    knowledge: Knowledge,
     processes: int | None,
     ray: str | None,
     progress: Progress | None,
@@ -162,7 +169,7 @@ def _run_tasks(
     if not pending:
         return
     place = None if recording is None else str(recording.folder.resolve())
-    job = Job(config.model_dump_json(exclude_unset=True), place)
+    job = Job(config.model_dump_json(exclude_unset=True), place, None if recording is None else knowledge)
     with closing(_results(job, pending, processes, ray)) as results:
         for task, part in results:
             folder.write_part(task, part)
@@ -190,7 +197,12 @@ def _write_tables(config: StudyConfig, folder: StudyFolder, progress: Progress |
     ]
     summary = merge(folder.output, parts, len(config.policies), progress=tell)
     folder.output.write_bytes("summary.parquet", summary.parquet())
-    folder.output.write_json("summary.json", {"rows": summary.rows()})
+    rows = summary.rows()
+    against = {
+        "savings": [asdict(saving) for saving in savings(rows)],
+        "verdicts": [asdict(verdict) for verdict in verdicts(rows)],
+    }
+    folder.output.write_json("summary.json", {"rows": rows, **against})
 
 
 def _read_summary(path: Path) -> list[dict[str, Any]]:

@@ -7,11 +7,13 @@ from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from typing import Any
 
+from latentcast.codec.calibration import Calibration
 from latentcast.errors import ParameterError
 from latentcast.policy.base import Action, Observation, Policy
-from latentcast.policy.catalog import make_policy
+from latentcast.policy.catalog import Scheme, make_policy, policy_names
+from latentcast.policy.progressive import ProgressivePolicy
 from latentcast.scenario import Scenario
-from latentcast.study.runner.config import PolicyChoice
+from latentcast.study.runner.choices import PolicyChoice
 from latentcast.study.runner.misspelt import unknown_key
 
 __all__ = ["make_scheme", "make_schemes"]
@@ -29,13 +31,15 @@ class _Labelled:
         return self.policy.decide(observation)
 
 
-def make_schemes(choices: Sequence[PolicyChoice], scenario: Scenario) -> list[Policy]:
+def make_schemes(
+    choices: Sequence[PolicyChoice], scenario: Scenario, calibration: Calibration | None = None
+) -> list[Scheme]:
     """All of a study's policies in one scenario, under different names.
 
     Raises:
         ParameterError: As `make_scheme`, or if two have the same name in results.
     """
-    schemes = [make_scheme(choice, scenario) for choice in choices]
+    schemes = [make_scheme(choice, scenario, calibration) for choice in choices]
     names = [scheme.name for scheme in schemes]
     for name in names:
         if names.count(name) > 1:
@@ -43,12 +47,17 @@ def make_schemes(choices: Sequence[PolicyChoice], scenario: Scenario) -> list[Po
     return schemes
 
 
-def make_scheme(choice: PolicyChoice, scenario: Scenario) -> Policy:
+def make_scheme(choice: PolicyChoice, scenario: Scenario, calibration: Calibration | None = None) -> Scheme:
     """What a study's file calls by a name, ready to run.
 
-    A name of `make_policy` takes as options the attributes of that policy; "package.module:factory" is called
-    as factory(scenario, **options) and must give a `Policy`. The module must be importable wherever tasks
-    run: installed there, or on PYTHONPATH.
+    "progressive" takes no options. A name of `make_policy` takes as options the attributes of that policy;
+    "package.module:factory" is called as factory(scenario, **options) and must give a `Policy`. The module
+    must be importable wherever tasks run: installed there, or on PYTHONPATH.
+
+    Args:
+        choice: Name, options and label.
+        scenario: What it decides in.
+        calibration: Of the model, for the progressive scheme; None for that of white Gaussian latents.
 
     Raises:
         ParameterError: If the name or an option is unknown, or the factory fails.
@@ -58,17 +67,36 @@ def make_scheme(choice: PolicyChoice, scenario: Scenario) -> Policy:
         >>> make_scheme(choice, Scenario.paper(snr_db=0.0)).name
         'exact'
     """
+    if choice.name == ProgressivePolicy.name:
+        return _progressive(choice, scenario, calibration)
+    policy: Policy
     if ":" in choice.name:
         policy = _from_factory(choice, scenario)
+    elif choice.name not in (known := (ProgressivePolicy.name, *policy_names(scenario))):
+        raise ParameterError(f"unknown policy {choice.name!r}; choose {', '.join(known)}")
     else:
         policy = make_policy(choice.name, scenario)
         # A persistent policy's bits are its name.
-        known = [field.name for field in fields(policy) if field.name not in ("scenario", "bits")]  # type: ignore[arg-type]  # all of them are dataclasses
-        for option in choice.options:
-            if option not in known:
-                raise ParameterError(unknown_key(option, f"policy {choice.name}", [*known, "label"]))
+        options = [field.name for field in fields(policy) if field.name not in ("scenario", "bits")]  # type: ignore[arg-type]  # all of them are dataclasses
+        _check_options(choice, options)
         policy = replace(policy, **choice.options)  # type: ignore[type-var]
     return policy if choice.label is None else _Labelled(choice.label, policy)
+
+
+def _progressive(
+    choice: PolicyChoice, scenario: Scenario, calibration: Calibration | None
+) -> ProgressivePolicy:
+    _check_options(choice, [])
+    policy = ProgressivePolicy(scenario, calibration)
+    if choice.label is not None:
+        policy.name = choice.label
+    return policy
+
+
+def _check_options(choice: PolicyChoice, known: Sequence[str]) -> None:
+    for option in choice.options:
+        if option not in known:
+            raise ParameterError(unknown_key(option, f"policy {choice.name}", [*known, "label"]))
 
 
 def _from_factory(choice: PolicyChoice, scenario: Scenario) -> Policy:

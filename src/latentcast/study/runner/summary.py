@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from latentcast.study.episodes.columns import PICTURE_COLUMNS
+from latentcast.study.episodes.columns import BOUND_COLUMNS, PICTURE_COLUMNS
 
 __all__ = ["QUANTITIES", "Summary"]
 
@@ -21,6 +21,7 @@ FloatArray = npt.NDArray[np.float64]
 
 QUANTITIES = (
     "latent_mse",
+    *BOUND_COLUMNS,
     *PICTURE_COLUMNS,
     "shown",
     "first_slot",

@@ -14,7 +14,8 @@ from latentcast.errors import ParameterError
 from latentcast.study.recording.prompts import read_prompts
 from latentcast.study.recording.record import RecordingProgress, record
 from latentcast.study.recording.store import Recording
-from latentcast.study.runner.config import StudyConfig, TrajectoryChoice
+from latentcast.study.runner.choices import TrajectoryChoice
+from latentcast.study.runner.config import StudyConfig
 
 __all__ = ["Progress", "find_trajectories", "manifest_digest"]
 

@@ -1,0 +1,236 @@
+"""Training of the device's decoder, towards the originals of renders and the autoencoder's other pictures.
+
+It sees latents as a device holds them, from good to very coarse, and is asked for the picture of the final
+latent: so it learns to show what is known and to leave out what is noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from latentcast.diffusion.pipeline import DiffusersModel
+from latentcast.diffusion.scenes.autoencoder import encode_pictures
+from latentcast.diffusion.scenes.captions import full_caption
+from latentcast.diffusion.scenes.checkpoint import load_checkpoint, save_checkpoint
+from latentcast.diffusion.scenes.coded import EarlyEstimates, Latents, LatentSpectrum
+from latentcast.diffusion.scenes.curves import LossCurve
+from latentcast.diffusion.scenes.dataset import sample_scene
+from latentcast.diffusion.scenes.distilled import DeviceDecoder
+from latentcast.diffusion.scenes.sheets import picture_sheet
+
+__all__ = ["distil"]
+
+Pictures = npt.NDArray[np.uint8]
+StageProgress = Callable[[int, int, str], None]
+
+_BATCH_SIZE = 8
+# Of every batch, so many are generated pictures, seen early.
+_NUM_GENERATED_IN_BATCH = 2
+# Two cycles of falling learning rate: the first, so large a share, on latents of all kinds alike; the second
+# mostly on fine ones, which are what the device ends with and where the decoder's own error counts.
+_FIRST_CYCLE = 5 / 8
+_PEAK_RATES = (2e-3, 1e-3)
+_NUM_COARSE_IN_FINE_BATCH = 3
+_CHECKPOINT_EVERY = 250
+_TOLD_EVERY = 25
+_GENERATED_AT_ONCE = 8
+_STEPS = 50
+# Water levels of the coding noise, its decimal logarithm uniform: from the autoencoder's own noise to a blur.
+_FINEST, _FINE, _COARSEST = 1e-5, 1e-2, 1.0
+# Errors of the latent, in the two cycles, from which on a picture weighs less.
+_WEIGHT_ERRORS = (0.1, 0.02)
+# Earlier estimates hold nothing worth showing.
+_EARLIEST_SHARE = 0.9
+_SHEET_LEVELS = (0.0, 0.01, 0.1, 0.4)
+
+
+def distil(
+    model: DiffusersModel,
+    pictures: Pictures,
+    folder: Path,
+    *,
+    seed: int,
+    num_updates: int,
+    num_generated: int,
+    device: str,
+    progress: Callable[[str, int, int, str], None],
+) -> DeviceDecoder:
+    """Train a small decoder for a model's latents.
+
+    Args:
+        model: the embedded model, as it is shipped.
+        pictures: renders, uint8 (num, 128, 128, 3).
+        folder: where latents, checkpoint, loss curve and sample sheet lie; an interrupted run goes on there.
+        seed: of weights, batches, noise and generated pictures.
+        num_updates: optimiser updates of eight pictures.
+        num_generated: pictures that the model generates to learn from.
+        device: "cpu" or "cuda".
+        progress: called with (stage, done, total, text).
+
+    Returns:
+        The trained decoder.
+    """
+
+    def stage(name: str) -> StageProgress:
+        return lambda done, total, text: progress(name, done, total, text)
+
+    latents = _render_latents(model, pictures, folder / "device-latents.npy", device, stage("device-latents"))
+    runs = _generate(model, num_generated, folder / "generated.npz", seed, stage("device-generated"))
+    targets = model.decode(runs.final)
+
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    spectrum = LatentSpectrum.of(latents)
+    decoder = DeviceDecoder().to(device).train()
+    optimiser = torch.optim.AdamW(
+        decoder.parameters(), lr=_PEAK_RATES[0], betas=(0.9, 0.99), weight_decay=1e-4
+    )
+    curve = LossCurve()
+    state = {"decoder": decoder, "optimiser": optimiser, "curve": curve}
+    path = folder / "device-decoder.pt"
+    told = stage("device-decoder")
+    for update in range(load_checkpoint(path, state, rng), num_updates):
+        cycle, rate = _schedule(update, num_updates)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        inputs, error, wanted = _batch(latents, pictures, runs, targets, spectrum, cycle, rng)
+        output = decoder.unclipped(torch.from_numpy(inputs).to(device))
+        target = torch.from_numpy(wanted).to(device).permute(0, 3, 1, 2).float().div(255.0)
+        tolerated = _WEIGHT_ERRORS[cycle]
+        weight = torch.from_numpy(tolerated / (tolerated + error)).to(device)
+        loss = (weight * _loss(output, target)).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        curve.add(loss.item())
+        done = update + 1
+        if done % _TOLD_EVERY == 0 or done == num_updates:
+            told(done, num_updates, f"loss {curve.recent():.4f}")
+        if done % _CHECKPOINT_EVERY == 0 or done == num_updates:
+            save_checkpoint(path, state, rng, done)
+            curve.picture().save(folder / "device-decoder-loss.png")
+            _sheet(model, decoder, latents, pictures, spectrum, folder / "device-decoder-samples.png", device)
+    return decoder.eval()
+
+
+def _schedule(update: int, num_updates: int) -> tuple[int, float]:
+    """Which cycle an update belongs to, 0 or 1, and its learning rate."""
+    first = math.ceil(_FIRST_CYCLE * num_updates)
+    cycle, start, length = (0, 0, first) if update < first else (1, first, num_updates - first)
+    done = update - start
+    warm = min(1.0, (done + 1) / 100)
+    return cycle, _PEAK_RATES[cycle] * warm * (0.5 + 0.5 * math.cos(math.pi * done / length)) + 1e-6
+
+
+def _batch(
+    latents: Latents,
+    pictures: Pictures,
+    runs: EarlyEstimates,
+    targets: Pictures,
+    spectrum: LatentSpectrum,
+    cycle: int,
+    rng: np.random.Generator,
+) -> tuple[Latents, npt.NDArray[np.float32], Pictures]:
+    """Latents as held, the error of each, and the picture that it should give."""
+    rendered = np.sort(rng.integers(len(latents), size=_BATCH_SIZE - _NUM_GENERATED_IN_BATCH))
+    generated = rng.integers(len(runs.final), size=_NUM_GENERATED_IN_BATCH)
+    # Half of them late, as they are when all went well.
+    share = rng.random(_NUM_GENERATED_IN_BATCH) * rng.choice([0.0, _EARLIEST_SHARE], _NUM_GENERATED_IN_BATCH)
+    known = runs.estimates[generated, (share * runs.estimates.shape[1]).astype(int)]
+    sent = np.concatenate([latents[rendered], known])
+    final = np.concatenate([latents[rendered], runs.final[generated]])
+    lowest, highest = np.full(_BATCH_SIZE, _FINEST), np.full(_BATCH_SIZE, _COARSEST)
+    if cycle == 1:
+        lowest[:_NUM_COARSE_IN_FINE_BATCH] = highest[_NUM_COARSE_IN_FINE_BATCH:] = _FINE
+    level = 10.0 ** rng.uniform(np.log10(lowest), np.log10(highest))
+    held = spectrum.coded(sent, level, rng)
+    error = np.mean((held - final) ** 2, axis=(1, 2, 3))
+    return held, error, np.concatenate([pictures[rendered], targets[generated]])
+
+
+def _loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """L1, L2 and L1 of differences, which keeps edges sharp; one number for each picture."""
+    d = output - target
+    across, down = d[..., 1:] - d[..., :-1], d[..., 1:, :] - d[..., :-1, :]
+    loss: torch.Tensor = (
+        2.0 * d.abs().mean((1, 2, 3))
+        + 16.0 * d.square().mean((1, 2, 3))
+        + across.abs().mean((1, 2, 3))
+        + down.abs().mean((1, 2, 3))
+    )
+    return loss
+
+
+def _render_latents(
+    model: DiffusersModel, pictures: Pictures, path: Path, device: str, progress: StageProgress
+) -> Latents:
+    """The autoencoder's latents of renders; kept in a file for a run that goes on."""
+    if path.exists():
+        kept: Latents = np.load(path)
+        if len(kept) == len(pictures):
+            return kept
+    parts: list[Latents] = []
+    for start in range(0, len(pictures), 100):
+        parts.append(encode_pictures(model.pipe.vae, pictures[start : start + 100], device=device))
+        progress(min(start + 100, len(pictures)), len(pictures), "")
+    latents = np.concatenate(parts)
+    partial = path.with_suffix(".partial.npy")
+    np.save(partial, latents)
+    partial.replace(path)
+    return latents
+
+
+def _generate(
+    model: DiffusersModel, count: int, path: Path, seed: int, progress: StageProgress
+) -> EarlyEstimates:
+    """Generate pictures of new scenes' captions, and keep the estimates of every step; resumable."""
+    children = np.random.SeedSequence(seed).spawn(count)
+    final: list[Latents] = []
+    estimates: list[Latents] = []
+    if path.exists():
+        with np.load(path) as kept:
+            final, estimates = list(kept["final"][:count]), list(kept["estimates"][:count])
+    while len(final) < count:
+        some = children[len(final) : len(final) + _GENERATED_AT_ONCE]
+        rngs = [np.random.default_rng(child) for child in some]
+        captions = [full_caption(sample_scene(rng), rng) for rng in rngs]
+        steps = list(model.steps(captions, [int(rng.integers(1 << 62)) for rng in rngs]))
+        # Indexed by t = 0..T-1; at t = T nothing is known.
+        ordered = np.stack([step.clean_estimate for step in reversed(steps[1:])], axis=1)
+        final += list(steps[-1].sample)
+        estimates += list(ordered)
+        partial = path.with_suffix(".partial.npz")
+        np.savez(partial, final=np.stack(final), estimates=np.stack(estimates))
+        partial.replace(path)
+        progress(len(final), count, "")
+    return EarlyEstimates.of(np.stack(final), np.stack(estimates))
+
+
+@torch.no_grad()
+def _sheet(
+    model: DiffusersModel,
+    decoder: DeviceDecoder,
+    latents: Latents,
+    pictures: Pictures,
+    spectrum: LatentSpectrum,
+    path: Path,
+    device: str,
+) -> None:
+    """Rows of originals, then of both decoders' pictures at growing distortion."""
+    shown = min(8, len(latents))
+    rng = np.random.default_rng(0)
+    rows = [np.asarray(pictures[:shown])]
+    for level in _SHEET_LEVELS:
+        held = latents[:shown]
+        if level > 0.0:
+            held = spectrum.coded(held, np.full(shown, level), rng)
+        small = decoder(torch.from_numpy(held).to(device)).mul(255.0).round().to(torch.uint8)
+        rows += [model.decode(held), small.permute(0, 2, 3, 1).cpu().numpy()]
+    picture_sheet(np.concatenate(rows), shown).save(path)

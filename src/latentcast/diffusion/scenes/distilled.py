@@ -1,0 +1,88 @@
+"""The small decoder that runs on a device: latents to pictures with convolutions alone.
+
+The network is plain on purpose: convolutions with ReLU, nearest-neighbour enlargement and one depth-to-space
+at the end, which every ONNX runtime has fast code for; a normalisation would need the whole picture's
+statistics.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from latentcast.errors import ModelError
+
+__all__ = ["WEIGHTS_FILE", "DeviceDecoder", "load_device_decoder", "save_device_decoder"]
+
+WEIGHTS_FILE = "device_decoder.safetensors"
+
+_LATENT_CHANNELS = 4
+# Channels at 16 x 16, 32 x 32 and 64 x 64, with so many residual blocks each: as much as 3 ms allow.
+_WIDTHS = (64, 32, 16)
+_NUM_BLOCKS = (2, 1, 1)
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x + self.second(torch.relu(self.first(x))))
+
+
+class DeviceDecoder(nn.Module):
+    """Float (batch, 4, H, W) latents of unit variance to float (batch, 3, 8 H, 8 W) pictures in 0..1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(_LATENT_CHANNELS, _WIDTHS[0], 3, padding=1), nn.ReLU()]
+        for level, (width, num_blocks) in enumerate(zip(_WIDTHS, _NUM_BLOCKS, strict=True)):
+            if level > 0:
+                layers += [nn.Conv2d(_WIDTHS[level - 1], width, 1), nn.Upsample(scale_factor=2.0)]
+            layers += [_Block(width) for _ in range(num_blocks)]
+        last = nn.Conv2d(_WIDTHS[-1], 3 * 4, 3, padding=1)
+        # Training starts from grey.
+        last.bias = nn.Parameter(torch.full((3 * 4,), 0.5))
+        self.layers = nn.Sequential(*layers, last, nn.PixelShuffle(2))
+
+    def unclipped(self, latents: torch.Tensor) -> torch.Tensor:
+        """The picture before it is clipped to 0..1, for training."""
+        picture: torch.Tensor = self.layers(latents)
+        return picture
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        """Decode."""
+        return self.unclipped(latents).clamp(0.0, 1.0)
+
+
+def save_device_decoder(decoder: DeviceDecoder, folder: Path) -> None:
+    """Write the weights in float16 into a model folder, and round the decoder's own to the same."""
+    decoder.half()
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in decoder.state_dict().items()}
+    partial = folder / f"{WEIGHTS_FILE}.partial"
+    save_file(tensors, partial)
+    partial.chmod(0o644)
+    partial.replace(folder / WEIGHTS_FILE)
+    decoder.float()
+
+
+def load_device_decoder(folder: Path) -> DeviceDecoder:
+    """Read what `save_device_decoder` wrote.
+
+    Raises:
+        ModelError: If the file is missing or is of another network.
+    """
+    decoder = DeviceDecoder()
+    try:
+        decoder.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    except Exception as error:  # whatever the libraries raise becomes our one error
+        raise ModelError(
+            f"cannot read the device decoder {folder / WEIGHTS_FILE}: {' '.join(str(error).split())[:200]}; "
+            f"train it with: latentcast model train scenes --only device-decoder --out {folder}"
+        ) from error
+    return decoder.eval()

@@ -1,0 +1,67 @@
+"""What `latentcast serve` does, once its arguments are parsed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentcast.diffusion.pipeline import load_pipeline
+from latentcast.errors import LiveError
+
+__all__ = ["ServeOptions", "run_serve"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """The arguments of `latentcast serve`."""
+
+    model: str
+    device: str
+    host: str
+    port: int
+    token_file: Path | None
+    tls_cert: Path | None
+    tls_key: Path | None
+    max_sessions: int
+    origins: tuple[str, ...]
+    emulate_links: bool
+    json_logs: bool
+    log_prompts: bool
+
+
+def run_serve(options: ServeOptions) -> None:
+    """Serve until told to end; print the address when ready.
+
+    Raises:
+        ParameterError: If an option cannot be.
+        ModelError: If the model cannot be loaded, or requests to it cannot be batched.
+        LiveError: If packages are missing or the address cannot be listened on.
+    """
+    try:
+        from latentcast.live.access import Access, read_tokens
+        from latentcast.live.event_log import configure_logs
+        from latentcast.live.listening import Address, LiveServer
+        from latentcast.live.server import ServeConfig, make_app
+    except ImportError as error:
+        raise LiveError(
+            f"the server needs the package {error.name}; install it with: pip install 'latentcast[serve]'"
+        ) from error
+    tokens = () if options.token_file is None else read_tokens(options.token_file)
+    config = ServeConfig(
+        access=Access(tokens=tokens, origins=options.origins),
+        max_sessions=options.max_sessions,
+        emulate_links=options.emulate_links,
+        log_prompts=options.log_prompts,
+    )
+    address = Address(
+        host=options.host, port=options.port, tls_cert=options.tls_cert, tls_key=options.tls_key
+    )
+    configure_logs(as_json=options.json_logs)
+    model = load_pipeline(options.model, options.device)
+    server = LiveServer(make_app(config, model), address, on_ready=_say_where)
+    server.run()
+
+
+def _say_where(url: str) -> None:
+    # Flushed, for whoever waits for this line.
+    print(f"Serving on {url}", flush=True)

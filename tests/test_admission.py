@@ -1,0 +1,100 @@
+"""Admission against what the engine would do with everyone's steps."""
+
+import numpy as np
+import pytest
+
+from latentcast.live.admission import STEP_COUNTS, RefusedError, admit, finish_seconds
+from latentcast.live.engine import Work
+
+
+def slot_seconds(num_active: int) -> float:
+    return 0.010 + 0.020 * num_active
+
+
+def simulated(steps: list[int]) -> list[float]:
+    """Everyone takes one step per slot, step by step."""
+    times, now, left = [0.0] * len(steps), 0.0, list(steps)
+    while any(left):
+        active = [item for item, count in enumerate(left) if count]
+        now += slot_seconds(len(active))
+        for item in active:
+            left[item] -= 1
+            times[item] = now
+    return times
+
+
+def test_finish_times_are_those_of_the_engine() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        steps = rng.integers(1, 50, size=rng.integers(1, 12)).tolist()
+        np.testing.assert_allclose(finish_seconds(steps, slot_seconds), simulated(steps))
+    assert finish_seconds([], slot_seconds) == []
+
+
+def test_alone_as_many_steps_as_the_deadline_allows() -> None:
+    got = [
+        admit(seconds_left=seconds, under_way=[], slot_seconds=slot_seconds, now=0.0).num_steps
+        for seconds in (10.0, 1.9, 1.8, 1.3, 0.5, 0.4)
+    ]
+    # 30 ms a step, and four fifths of the time.
+    assert got == [50, 50, 40, 30, 10, 10]
+
+
+def test_too_short_a_deadline_is_refused_for_good() -> None:
+    with pytest.raises(RefusedError, match="needs about 375 ms") as caught:
+        admit(seconds_left=0.37, under_way=[], slot_seconds=slot_seconds, now=0.0)
+    assert (caught.value.code, caught.value.retry_seconds) == ("deadline-too-short", None)
+
+
+def test_whoever_is_let_in_is_in_time_and_makes_nobody_late() -> None:
+    """Devices come at once until one is refused: everyone admitted finishes before the deadline."""
+    work: list[Work] = []
+    counts = []
+
+    def come_until_one_is_refused() -> None:
+        for _ in range(1000):
+            come()
+
+    def come() -> None:
+        admission = admit(seconds_left=5.0, under_way=work, slot_seconds=slot_seconds, now=0.0)
+        assert admission.slot_seconds == slot_seconds(len(work) + 1)
+        counts.append(admission.num_steps)
+        work.append(Work(steps=admission.num_steps, deadline=5.0))
+
+    with pytest.raises(RefusedError) as caught:
+        come_until_one_is_refused()
+    assert caught.value.code == "busy"
+    retry = caught.value.retry_seconds
+    finishes = simulated([item.steps for item in work])
+    assert max(finishes) <= 0.95 * 5.0
+    # The fuller it is, the fewer steps.
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] == 50
+    assert counts[-1] == STEP_COUNTS[-1]
+    assert len(counts) > 5
+    # At the retry time there is room.
+    assert retry is not None
+    left = [
+        Work(steps=max(item.steps - round(item.steps * retry / finish), 1), deadline=5.0)
+        for item, finish in zip(work, finishes, strict=True)
+        if finish > retry
+    ]
+    admit(seconds_left=5.0, under_way=left, slot_seconds=slot_seconds, now=retry)
+
+
+def test_those_who_are_there_are_not_made_late() -> None:
+    tight = [Work(steps=50, deadline=1.7)]
+    with pytest.raises(RefusedError) as caught:
+        admit(seconds_left=100.0, under_way=tight, slot_seconds=slot_seconds, now=0.0)
+    assert caught.value.code == "busy"
+    assert caught.value.retry_seconds == pytest.approx(50 * slot_seconds(1))
+    # Ten seconds of patience more, and both fit.
+    easy = [Work(steps=50, deadline=11.7)]
+    assert admit(seconds_left=100.0, under_way=easy, slot_seconds=slot_seconds, now=0.0).num_steps == 50
+
+
+def test_the_time_to_retry_is_bounded() -> None:
+    work = [Work(steps=50, deadline=1e4)] * 200
+    with pytest.raises(RefusedError) as caught:
+        admit(seconds_left=1.0, under_way=work, slot_seconds=slot_seconds, now=0.0)
+    assert caught.value.retry_seconds == 60.0
