@@ -7,11 +7,11 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
-from latentcast.live.device_session import DeviceSession
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from latentcast.diffusion.pipeline import DiffusersModel
+from latentcast.live.device_session import DeviceSession
 from latentcast.live.listening import Address, LiveServer
 from latentcast.live.server import ServeConfig, make_app
 from latentcast.live.service import LiveService
