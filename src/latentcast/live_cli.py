@@ -88,7 +88,9 @@ def serve(
     max_sessions: Annotated[int, typer.Option(help="Most sessions at a time.")] = 64,
     origin: Annotated[
         list[str] | None,
-        typer.Option(help="A web page beside the server's own that may connect, as https://host; repeatable."),
+        typer.Option(
+            help="A web page beside the server's own that may connect, as https://host; repeatable."
+        ),
     ] = None,
     emulate_links: Annotated[
         bool, typer.Option("--emulate-links", help="Let requests name a fading link to be emulated.")

@@ -115,7 +115,7 @@ class _Door:
             transport = WebSocketTransport(websocket)
             hosted = await self._admitted(transport)
             if hosted is not None:
-                await hosted.listen(transport)
+                await hosted.listen()
         finally:
             self._connections -= 1
 
