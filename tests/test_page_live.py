@@ -7,16 +7,16 @@ from collections.abc import Iterator
 import numpy as np
 import onnxruntime
 import pytest
-from latentcast.diffusion.device_decoder import device_decoder_file
-from latentcast.live.server import ServeConfig, make_app
 from playwright.sync_api import Browser, WebSocket
 
 from chromium import chromium
 from latentcast import load_pipeline
 from latentcast.codec.bands import Bands
 from latentcast.codec.progressive import apply_packet
+from latentcast.diffusion.device_decoder import device_decoder_file
 from latentcast.diffusion.source import FloatArray
 from latentcast.live.protocol import NO_PACKET, Held, Ready, Refinement, Request, Summary, decode
+from latentcast.live.server import ServeConfig, make_app
 from scripted_server import serving
 from test_page import finished, shown, start, until
 
