@@ -7,11 +7,11 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
+from latentcast.live.device_session import DeviceSession
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from latentcast.diffusion.pipeline import DiffusersModel
-from latentcast.live.device_session import DeviceSession
 from latentcast.live.listening import Address, LiveServer
 from latentcast.live.server import ServeConfig, make_app
 from latentcast.live.service import LiveService
@@ -54,9 +54,7 @@ def running_server(
 ) -> Iterator[RunningServer]:
     app = make_app(config or ServeConfig(), model)
     ready = threading.Event()
-    server = LiveServer(
-        app, Address(port=port), on_ready=lambda _: ready.set(), drain_seconds=drain_seconds
-    )
+    server = LiveServer(app, Address(port=port), on_ready=lambda _: ready.set(), drain_seconds=drain_seconds)
     errors: list[BaseException] = []
 
     def run() -> None:

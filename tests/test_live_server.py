@@ -1,14 +1,12 @@
 """The server over real sockets on the loopback, with a tiny pipeline."""
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from latentcast.diffusion.pipeline import DiffusersModel, load_pipeline
-from latentcast.live.server import ServeConfig
-from live_server import RunningServer, deliver, drive, running_server, wait_until
+from live_server import RunningServer, deliver, running_server
 
 
 @pytest.fixture(scope="module")
