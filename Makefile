@@ -1,16 +1,24 @@
-# Two entrances for a newcomer: `make demo` and `make test`. Each works alone on a fresh machine.
+# Three entrances for a newcomer: `make demo`, `make live` and `make test`. Each works alone on a fresh machine.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PROMPT ?= a red sphere left of a blue cube
 
-.PHONY: demo test test-slow lint benchmark wheel clean
+.PHONY: demo live test test-browser test-slow lint benchmark wheel clean
 
 demo: $(VENV)/.models
 	$(BIN)/latentcast compare "$(PROMPT)" --snr-db 0 --out demo
 
+live: $(VENV)/.live
+	$(BIN)/latentcast serve --emulate-links
+
 test: $(VENV)/.dev lint
 	$(BIN)/python -m pytest
+
+test-browser: $(VENV)/.dev
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
+	  { echo "the page's tests need Chromium; on Debian: apt-get install chromium"; exit 1; }
+	$(BIN)/python -m pytest -m browser
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
@@ -38,6 +46,10 @@ $(VENV)/.models: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[models]'
 	@touch $@
 
+$(VENV)/.live: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[serve]'
+	@touch $@ $(VENV)/.models
+
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	@touch $@ $(VENV)/.models
+	@touch $@ $(VENV)/.models $(VENV)/.live

@@ -174,7 +174,7 @@ def test_notes_on_the_prompt_go_to_stderr(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reading = Reading("red", ("'crimson' is understood as 'red'",))
-    monkeypatch.setattr(DiffusersModel, "read_prompt", lambda self, prompt: reading)
+    monkeypatch.setattr(DiffusersModel, "read_prompt", lambda self, prompt, seed=0: reading)
     assert run_deliver(tiny_folder, tmp_path, "--json") == 0
     output = capsys.readouterr()
     json.loads(output.out)
@@ -399,7 +399,7 @@ def test_interrupt_leaves_no_files(tiny_folder: Path, tmp_path: Path) -> None:
 
 
 def test_module_runs_as_a_program() -> None:
-    result = latentcast("deliver", " ", env={**os.environ, "COLUMNS": "80"})
+    result = latentcast("deliver", "a dragon", env={**os.environ, "COLUMNS": "80"})
     assert result.returncode == 2
-    assert result.stderr.startswith("Error: the prompt is empty")
+    assert result.stderr.startswith("Error: no known thing in the prompt 'a dragon': the model knows sphere,")
     assert result.stdout == ""

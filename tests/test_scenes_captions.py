@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentcast.diffusion.scenes.captions import VOCABULARY, caption, full_caption, interpret
+from latentcast.diffusion.scenes.captions import VOCABULARY, caption, full_caption
+from latentcast.diffusion.scenes.reading import interpret
 from latentcast.diffusion.scenes.scene import COLOURS, FLOORS, SHAPES, SKIES, Scene, SceneObject
+from latentcast.diffusion.scenes.senses import _SYNONYMS, KNOWN, sense_of
 from latentcast.errors import ParameterError
 
 LEFT = SceneObject(shape="sphere", colour="red", x=-1.0, z=0.0, radius=0.5)
@@ -100,6 +102,22 @@ def test_relations_hold_from_either_side() -> None:
         ("a red cube behind the blue ball", "a red cube behind a blue sphere"),
         ("a red cube before a blue ball", "a red cube in front of a blue sphere"),
         ("a red cube on the left of a blue ball", "a red cube to the left of a blue sphere"),
+        ("a cube at the left side of a red ball", "an orange cube to the left of a red sphere"),
+        ("a red ball infront of a blue cube", "a red sphere in front of a blue cube"),
+        ("a rde cube and a bleu blal", "a red cube and a blue cube"),
+        ("a turqoise ball and a reddish crate", "a cyan sphere and a red cube"),
+        ("a grey marble, a gray die", "a white sphere and a white cube"),
+        ("a navy-blue cube", "a blue cube"),
+        ("a blue-green ball", "a green sphere"),
+        ("a sphere that is blue and a cube (green)", "a blue sphere and a green cube"),
+        ("two cubes painted red", "a red cube and a red cube"),
+        ("green boxes at nightfall", "a green cube and a green cube at dusk"),
+        ("a pair of spheres", "a red sphere and an orange sphere"),
+        ("12 red cubes", "a red cube , a red cube and a red cube"),
+        ("a red wooden cube", "a red cube"),
+        ("a green ball on a red floor under a blue sky", "a green sphere"),
+        ("a red ball on top of a blue cube", "a red sphere and a blue cube"),
+        ("the cube's left of the sphere", "a red cube left of an orange sphere"),
     ],
 )
 def test_free_prompts_are_brought_into_the_language(prompt: str, expected: str) -> None:
@@ -116,9 +134,45 @@ def test_what_is_changed_is_said() -> None:
     assert "'word7' and 292 other words are not known" in many[0]
     assert len(interpret("blue and green").notes) == 1
     assert "at most 3" in " ".join(interpret("a red cube " * 5).notes)
+    assert "12 things were named" in interpret("12 red cubes").notes[0]
+    assert "'spheres' came without a number: two were chosen" in interpret("spheres").notes
+    assert "'navy blue' is understood as 'blue'" in interpret("a navy blue cube").notes
+    assert "'wooden' was left out" in interpret("a red wooden cube").notes[0]
+    assert "'blue' was left out" in interpret("a red cube under a blue sky").notes[0]
+    assert "the relations known are left of" in interpret("a red cube under a blue cube").notes[0]
 
 
-@pytest.mark.parametrize("prompt", ["", "an astronaut riding a horse", "!!!", "0"])
+@pytest.mark.parametrize("prompt", ["", "  ", "!!!", "a picture, please"])
+def test_an_empty_prompt_gives_a_scene_of_the_models_choice(prompt: str) -> None:
+    chosen = [interpret(prompt, seed) for seed in range(8)]
+    assert chosen == [interpret("", seed) for seed in range(8)]
+    # Among the hundreds of sentences about one thing alone, two of eight seeds hardly meet.
+    assert len({each.caption for each in chosen}) == 8
+    for each in chosen:
+        assert each.notes == (f"nothing was asked for; the model's choice: {each.caption}",)
+        assert interpret(each.caption).caption.split()[:3] == each.caption.split()[:3]
+
+
+def test_a_place_without_a_thing_gets_one() -> None:
+    chosen = {interpret("a checkered floor at night", seed).caption for seed in range(20)}
+    assert len(chosen) > 5
+    assert all(caption.endswith("on a checkered floor at night") for caption in chosen)
+    assert "no thing was named" in interpret("night").notes[0]
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["write", "while", "violent", "timer", "font", "greet", "plane", "mourning", "bell", "cute", "read"],
+)
+def test_other_english_words_are_no_misspellings(word: str) -> None:
+    assert sense_of(word) is None
+
+
+def test_the_nearest_sense_is_always_one_that_the_model_knows() -> None:
+    assert {sense_of(word) for word in _SYNONYMS} <= KNOWN | {"and"}
+
+
+@pytest.mark.parametrize("prompt", ["an astronaut riding a horse", "0", "behind", "eine Kugel"])
 def test_nothing_known_is_refused_with_what_is_known(prompt: str) -> None:
     with pytest.raises(ParameterError, match=r"sphere, cube, cylinder; red"):
         interpret(prompt)

@@ -5,9 +5,10 @@ import sys
 
 import pytest
 
-from latentcast.diffusion.scenes.captions import VOCABULARY, interpret
+from latentcast.diffusion.scenes.captions import VOCABULARY
 from latentcast.diffusion.scenes.held_out import held_out_prompts
 from latentcast.diffusion.scenes.plan import StageSeeds
+from latentcast.diffusion.scenes.reading import interpret
 from latentcast.errors import ParameterError
 
 

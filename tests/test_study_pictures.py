@@ -13,7 +13,7 @@ from latentcast.study.runner.run import run_study
 
 STUDY = """
 episodes = 3
-policies = ["persistent-4", "final-only"]
+policies = ["progressive", "persistent-4", "final-only"]
 metrics = ["psnr", {{ name = "flip", pixels_per_degree = 40 }}]
 [trajectories]
 model = "{model}"
@@ -59,7 +59,7 @@ def test_a_study_of_a_model(
     reply = json.loads(capsys.readouterr().out)
     one = tmp_path / "1" / "episodes.parquet"
     table = pq.read_table(one)
-    assert table.num_rows == 2 * 2 * 3
+    assert table.num_rows == 2 * 3 * 3
     for column in ("psnr_db", "flip"):
         assert np.isfinite(table.column(column).to_numpy()).all()
         (mean,) = (
@@ -70,6 +70,12 @@ def test_a_study_of_a_model(
         rows = table.filter((np.array(table["policy"]) == "final-only") & (np.array(table["snr_db"]) == 5.0))
         assert mean == pytest.approx(rows.column(column).to_numpy().mean())
     assert "data:image/" in (tmp_path / "1" / "report.html").read_text()
+    # The model's own calibration was used, and says how near a Gaussian code could have come.
+    assert {row["policy"] for row in reply["savings"]} <= {"persistent-4", "final-only"}
+    limit = table.column("limit_mse").to_numpy()
+    assert (np.isfinite(limit) & (limit > 0.0)).all()
+    identity = json.loads((tmp_path / "1" / "study.json").read_text())["study"]
+    assert len(identity["recording"]["calibration"]) == 16
     # The recording stands beside the results; a validation of the same prompts reads it too.
     (recording,) = tmp_path.glob("recording-tiny-2-*")
     before = {path: path.stat().st_mtime_ns for path in recording.rglob("*")}

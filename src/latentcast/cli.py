@@ -191,19 +191,54 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Measure how well a model's estimates foretell the final latent, for the progressive codec."""
-    from latentcast import commands
+    from latentcast import model_commands
 
-    commands.run_model_calibrate(
-        model,
-        prompts,
-        out,
+    runs = model_commands.Runs(
+        model=model,
+        source=prompts,
         count=count,
         seed=seed,
         num_steps=steps,
         batch_size=batch_size,
         device=device,
-        as_json=as_json,
     )
+    model_commands.run_model_calibrate(runs, out, as_json=as_json)
+
+
+@model_app.command()
+def fit(
+    model: Annotated[
+        str, typer.Argument(help="scenes, the folder of a diffusers pipeline, or a hub id.")
+    ] = "scenes",
+    recording: Annotated[
+        Path | None, typer.Option(help="A recording of the model to measure, instead of a new one.")
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(help="A .txt, .csv or .parquet file of prompts such as the model will get."),
+    ] = None,
+    count: Annotated[int, typer.Option(help="Take so many prompts.", min=2)] = 48,
+    seed: Annotated[int, typer.Option(help="Root seed of the runs.")] = 0,
+    steps: Steps = 50,
+    batch_size: Annotated[int, typer.Option(help="Prompts denoised at once.")] = 8,
+    device: Device = "cpu",
+    out: Annotated[Path, typer.Option(help="Folder for figures and numbers.")] = Path("runs/fit"),
+    card: Annotated[bool, typer.Option("--card", help="Write the table into the model's card, too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure and draw how well a model's latents fit the theory that transmission is planned with."""
+    from latentcast import model_commands
+
+    runs = model_commands.Runs(
+        model=model,
+        source=prompts,
+        count=count,
+        seed=seed,
+        num_steps=steps,
+        batch_size=batch_size,
+        device=device,
+    )
+    model_commands.run_model_fit(runs, recording, out, card=card, as_json=as_json)
 
 
 @model_app.command()

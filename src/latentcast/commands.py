@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from latentcast import console
-from latentcast.codec.calibration import Calibration, calibration_file, find_calibration
+from latentcast.codec.calibration import Calibration, find_calibration
 from latentcast.delivery.deliver import deliver
 from latentcast.diffusion.loading import EMBEDDED, find_model, quiet
 from latentcast.diffusion.pipeline import DiffusersModel, load_pipeline, read_prompt
@@ -28,7 +27,6 @@ __all__ = [
     "Request",
     "run_compare",
     "run_deliver",
-    "run_model_calibrate",
     "run_model_info",
     "run_model_train",
     "run_record",
@@ -72,12 +70,12 @@ class Request:
     policy: str | None = None
 
     def __post_init__(self) -> None:
-        _check_prompt(self.prompt)
+        _check_prompt(self.prompt, self.model)
         scenario = self.scenario(PAPER_LATENT_SIZE)
         make_scheme(self.scheme, scenario)
         seed_stream(self.seed, "noise")
         find_model(self.model)
-        read_prompt(self.model, self.prompt)
+        read_prompt(self.model, self.prompt, self.seed)
 
     @property
     def scheme(self) -> str:
@@ -105,7 +103,7 @@ class Request:
     def load(self) -> DiffusersModel:
         """Load the model, and say how it understands the prompt."""
         model = load_pipeline(self.model, self.device, num_steps=self.num_steps)
-        for note in model.read_prompt(self.prompt).notes:
+        for note in model.read_prompt(self.prompt, self.seed).notes:
             console.print_note(note)
         return model
 
@@ -213,55 +211,6 @@ def run_model_train(name: str, out: Path, *, only: str | None, device: str, as_j
         console.print_card(out / "README.md")
 
 
-def run_model_calibrate(
-    name: str,
-    source: str | None,
-    out: Path | None,
-    *,
-    count: int,
-    seed: int,
-    num_steps: int,
-    batch_size: int,
-    device: str,
-    as_json: bool,
-) -> None:
-    """Generate for some dozens of prompts, and fit the progressive codec's targets to the runs.
-
-    Raises:
-        LatentcastError: If anything is wrong; the file is written only when all is computed.
-    """
-    try:
-        from latentcast.study.recording.prompts import read_prompts
-        from latentcast.study.recording.record import record
-    except ImportError as error:
-        raise ParameterError(
-            f"calibrating needs the package {error.name}; install it with: pip install 'latentcast[study]'"
-        ) from error
-    seed_stream(seed, "noise")
-    file = calibration_file(name) if out is None else out
-    if source is None:
-        if name != EMBEDDED:
-            raise ParameterError("give --prompts FILE: some dozens of prompts such as the model will get")
-        from latentcast.diffusion.scenes.held_out import NUM_HELD_OUT, held_out_prompts
-
-        # Not those that results are measured on.
-        prompts = held_out_prompts(NUM_HELD_OUT + count)[NUM_HELD_OUT:]
-    else:
-        prompts = read_prompts(source, count=count)
-    folder = OutputFolder(file.parent)
-    with console.RecordProgress.show(name) as progress, tempfile.TemporaryDirectory() as scratch, quiet():
-        loaded = load_pipeline(name, device, num_steps=num_steps)
-        runs = record(loaded, prompts, Path(scratch), seed=seed, batch_size=batch_size, progress=progress)
-        calibration = Calibration.fit(
-            (runs.trajectory(item) for item in range(runs.num_items)), model=name, seed=seed
-        )
-    written = folder.write_json(file.name, calibration.to_dict())
-    if as_json:
-        console.print_json({"file": str(written), **calibration.to_dict()})
-    else:
-        console.print_calibration(calibration, written)
-
-
 def run_record(
     source: str,
     model: str,
@@ -318,8 +267,9 @@ def run_record(
         console.print_recording(summary)
 
 
-def _check_prompt(prompt: str) -> None:
-    if not prompt.strip():
+def _check_prompt(prompt: str, model: str) -> None:
+    # The embedded model then draws a scene of its own choice.
+    if not prompt.strip() and model != EMBEDDED:
         raise ParameterError(
             'the prompt is empty; describe a picture, such as "a red sphere left of a blue cube"'
         )

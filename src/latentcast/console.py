@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from latentcast.codec.calibration import Calibration
     from latentcast.delivery.timeline import Timeline
     from latentcast.diffusion.export import ExportReport
+    from latentcast.study.figures.fit import Fit
     from latentcast.study.recording.record import RecordingProgress
     from latentcast.study.sheet.comparison import Comparison
 
@@ -33,12 +34,14 @@ __all__ = [
     "RecordProgress",
     "StageProgress",
     "StepProgress",
+    "fit_table",
     "print_calibration",
     "print_card",
     "print_comparison",
     "print_delivery",
     "print_export",
     "print_files",
+    "print_fit",
     "print_json",
     "print_model",
     "print_note",
@@ -183,6 +186,72 @@ def print_export(report: ExportReport) -> None:
         soft_wrap=not console.is_terminal,
     )
     print_files([report.file])
+
+
+def print_fit(fit: Fit, files: Sequence[Path]) -> None:
+    """How the measured quantities compare with the theory."""
+    console = _console()
+    for headings, rows in (_distortion_rows(fit), _refinement_rows(fit)):
+        table = _table(*headings)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    console.print(_final_latent(fit), soft_wrap=not console.is_terminal)
+    print_files(files)
+
+
+def fit_table(fit: Fit, seed: int) -> str:
+    """The same as Markdown, for a model card."""
+    tables = [
+        "\n".join("| " + " | ".join(cells) + " |" for cells in (headings, ["---"] * len(headings), *rows))
+        for headings, rows in (_distortion_rows(fit), _refinement_rows(fit))
+    ]
+    runs = f"{fit.num_trajectories} trajectories, root seed {seed}"
+    opening = (
+        f"Measured by `latentcast model fit` on {runs}, per dimension.\n"
+        "D_diff is the error of x_t to x_0 (eq. 9), mmse that of the calibrated estimate of x_0; its theory\n"
+        "is that of white Gaussian latents. Refinements are in units of eq. 7."
+    )
+    return "\n\n".join([opening, *tables, _final_latent(fit)])
+
+
+def _distortion_rows(fit: Fit) -> tuple[list[str], list[list[str]]]:
+    last = len(fit.predicted) - 1
+    return (
+        ["step t", "D_diff", "measured", "mmse, white", "measured"],
+        [
+            [
+                str(step),
+                f"{fit.predicted[step]:.4f}",
+                f"{fit.simulated.mean[step]:.4f} ± {fit.simulated.standard_error[step]:.4f}",
+                f"{fit.white_mmse[step]:.4f}",
+                f"{fit.mmse[step]:.4f}",
+            ]
+            for step in range(last, -1, -max(last // 10, 1))
+        ],
+    )
+
+
+def _refinement_rows(fit: Fit) -> tuple[list[str], list[list[str]]]:
+    return (
+        ["from t_p", "to t", "variance (1)", "kurtosis (3)"],
+        [
+            [
+                str(item.reference_step),
+                str(item.step),
+                f"{item.variance:.3f} ± {item.variance_error:.3f}",
+                f"{item.kurtosis:.2f}",
+            ]
+            for item in fit.pairs
+        ],
+    )
+
+
+def _final_latent(fit: Fit) -> str:
+    return (
+        f"x_0 has variance {fit.final_variance:.3f}, kurtosis {fit.final_kurtosis:.2f} and a DCT coding gain "
+        f"of {fit.coding_gain_db:.1f} dB; theory takes it as white and normal: 1, 3 and 0."
+    )
 
 
 def _verdict(timeline: Timeline) -> list[str]:

@@ -100,7 +100,7 @@ def _schedule(options: LinkOptions) -> RateSchedule:
 def _address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ParameterError(f"--server is {text!r}; it must be HOST:PORT, such as 127.0.0.1:8000")
+        raise ParameterError(f"--server is {text!r}; it must be HOST:PORT, such as 127.0.0.1:8700")
     return host, int(port)
 
 

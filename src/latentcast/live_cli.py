@@ -14,6 +14,7 @@ def register(app: typer.Typer) -> None:
     """Add the live service's commands to the program."""
     app.add_typer(link_app, name="link")
     app.command()(serve)
+    app.command()(device)
 
 
 # --- link ---------------------------------------------------------------------------------------------------
@@ -46,7 +47,7 @@ def link_emulate(
     latent_size: Annotated[
         int, typer.Option(help="Numbers in a latent: an SNR means the same bits per number for each model.")
     ] = 1024,
-    server: Annotated[str, typer.Option(help="The server, HOST:PORT.")] = "127.0.0.1:8000",
+    server: Annotated[str, typer.Option(help="The server, HOST:PORT.")] = "127.0.0.1:8700",
     rootless: Annotated[
         bool, typer.Option("--rootless", help="Shape by a proxy instead of a network namespace.")
     ] = False,
@@ -116,4 +117,43 @@ def serve(
             json_logs=json_logs,
             log_prompts=log_prompts,
         )
+    )
+
+
+# --- device -------------------------------------------------------------------------------------------------
+
+
+def device(
+    url: Annotated[str, typer.Argument(help="The server, as http://HOST:PORT.", show_default=False)],
+    prompt: Annotated[str, typer.Argument(help="The picture, in words.", show_default=False)],
+    deadline: Annotated[float, typer.Option(help="When to show the picture, in milliseconds.")] = 2000.0,
+    seed: Annotated[int | None, typer.Option(help="Root seed.", show_default="the server's choice")] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(help="What the server's operator gave.", envvar="LATENTCAST_TOKEN", show_default=False),
+    ] = None,
+    codec: Annotated[
+        str, typer.Option(help="progressive/1, or final/1: the complete picture only, to compare with.")
+    ] = "progressive/1",
+    out: Annotated[Path, typer.Option(help="Folder for picture, filmstrip and timeline.")] = Path(
+        "runs/device"
+    ),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON on stdout and nothing else there.")
+    ] = False,
+) -> None:
+    """Ask a server for a picture, and save what was held at the deadline."""
+    from latentcast import device_commands
+
+    device_commands.run_device_command(
+        device_commands.DeviceOptions(
+            url=url,
+            prompt=prompt,
+            deadline_ms=deadline,
+            seed=seed,
+            token=token,
+            codec=codec,
+            out=out,
+        ),
+        as_json=as_json,
     )

@@ -24,10 +24,9 @@ from latentcast.codec.entropy import (
     MAX_CLASS,
     NUM_SHAPES,
     PRICE,
-    EntropyModel,
     entropy_model,
-    scale_class,
 )
+from latentcast.codec.innovation import NUM_STEPS, Innovation, group_size, step_size
 from latentcast.codec.range_coder import CLASS_BITS, DAMAGED, HEADER_MISSING, decode_symbols, encode_symbols
 from latentcast.codec.trellis import OFFSET_UNIT, search
 from latentcast.errors import PacketError, ParameterError
@@ -53,12 +52,7 @@ FINAL_MIN_CLASS = 3
 MAX_INNOVATION = 2.0**28
 """Largest |target - held| that the format reaches: the coarsest step at about the highest scale class."""
 
-STEP_BITS = 10
-STEPS_PER_OCTAVE = 32
-TOP_EXPONENT = 4
-NUM_STEPS = 1 << STEP_BITS
-_CLASS_BITS = 2.5
-_SLACK = 1.15
+STEP_BITS = (NUM_STEPS - 1).bit_length()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -78,30 +72,6 @@ class Refined:
     next_start: int
     num_refined: int
     complete: bool
-
-
-def group_size(latent_size: int) -> int:
-    """Coefficients in a group: small ones follow the statistics, large ones cost less to describe.
-
-    Example:
-        >>> group_size(16384), group_size(1024)
-        (128, 64)
-    """
-    return 64 if latent_size < 8192 else 128
-
-
-def step_size(index: int) -> np.float32:
-    """Half step number `index`, 2^(4 - index / 32).
-
-    Example:
-        >>> float(step_size(128)), float(step_size(1023)) < 4e-9
-        (1.0, True)
-    """
-    octave, part = divmod(index, STEPS_PER_OCTAVE)
-    # Only the fraction is rounded: powers of two are exact.
-    return np.float32(
-        np.float32(2.0 ** (-part / STEPS_PER_OCTAVE)) * np.float32(2.0 ** (TOP_EXPONENT - octave))
-    )
 
 
 def make_packet(
@@ -158,24 +128,29 @@ def make_packet(
         )
     if 8 * max_bytes < sum(_header_bits(held.size)) + CLASS_BITS:
         return None
-    pieces = _Pieces.of(innovation, start)
-    shape = pieces.shape()
+    ring = Innovation.seen_from(start, innovation)
+    shape = ring.shape()
     bits = (8 * max_bytes if final else horizon_bits) - sum(_header_bits(held.size))
-    index = pieces.step_for(entropy_model(shape), bits, min_class)
-    best: Refined | None = None
+    index, finest = ring.step_for(entropy_model(shape), bits, min_class), ring.finest_step()
+    best: tuple[bytes, bool] | None = None
     tried: set[int] = set()
-    while 0 <= index <= pieces.finest_step() and index not in tried:
+    while 0 <= index <= finest and index not in tried:
         tried.add(index)
-        refined = _encode(pieces, held, index, shape, max_bytes, min_class)
-        if refined is None:
+        made = _encode(ring, index, shape, max_bytes, min_class)
+        if made is None:
             break
-        if refined.complete or best is None:
-            best = refined
+        data, complete = made
+        if complete or best is None:
+            best = made
         if not final:
             break
         # Finer while all fits, coarser until it does.
-        index += 1 if refined.complete else -1
-    return best
+        index += 1 if complete else -1
+    if best is None:
+        return None
+    data, complete = best
+    refined = apply_packet(data, held)
+    return replace(refined, complete=complete) if refined.num_refined > 0 else None
 
 
 def apply_packet(data: bytes | bytearray | memoryview, held: FloatArray) -> Refined:
@@ -224,117 +199,35 @@ def apply_packet(data: bytes | bytearray | memoryview, held: FloatArray) -> Refi
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Pieces:
-    """The innovation as a ring of groups from a start, the first and last of which may be parts of one."""
-
-    values: FloatArray  # from the start
-    start: int
-    edges: NDArray[np.int64]
-    energy: NDArray[np.float64]  # mean square of each group
-
-    @classmethod
-    def of(cls, innovation: FloatArray, start: int) -> "_Pieces":
-        size, group = innovation.size, group_size(innovation.size)
-        bounds = np.append(np.arange(0, size, group), size)
-        places = np.unique(np.concatenate(([0, size], (bounds - start) % size)))
-        values = np.roll(innovation, -start)
-        squares = np.square(values, dtype=np.float64)
-        energy = np.add.reduceat(squares, places[:-1]) / np.diff(places)
-        return cls(values=values, start=start, edges=places.astype(np.int64), energy=energy)
-
-    def shape(self) -> int:
-        """Which tables fit the values, scaled by their groups, better."""
-        deviation = np.repeat(np.sqrt(self.energy), np.diff(self.edges))
-        scaled = np.abs(self.values[deviation > 0]) / deviation[deviation > 0]
-        # Mean magnitude over deviation is 0.798 for Gaussian numbers and 0.707 for Laplacian ones.
-        return int(scaled.size > 0 and float(scaled.mean()) < 0.755)
-
-    def classes(self, index: int) -> NDArray[np.int32]:
-        return scale_class(np.sqrt(self.energy) / float(step_size(index)))
-
-    def choose(self, index: int, model: EntropyModel, max_bytes: int, min_class: int) -> NDArray[np.bool_]:
-        """The groups with the most energy of those worth refining, somewhat more than a packet holds.
-
-        Energies are told apart by octaves, and groups within one follow each other: a jump costs six bits. What
-        is left of a group that the last packet began comes first.
-        """
-        classes = self.classes(index)
-        worth = np.flatnonzero((classes >= min_class) & (classes <= MAX_CLASS))
-        octaves = np.floor(np.log2(self.energy.max() / np.maximum(self.energy[worth], 1e-300)))
-        if self.start % group_size(self.values.size):
-            octaves[worth == 0] = -1.0
-        by_energy = worth[np.argsort(octaves, kind="stable")]
-        bits = np.cumsum(model.rate_bits[classes[by_energy]] * np.diff(self.edges)[by_energy])
-        count = 2 + int(np.searchsorted(bits, 8 * max_bytes * _SLACK))
-        chosen = np.zeros(classes.size, bool)
-        chosen[by_energy[:count]] = True
-        return chosen
-
-    def finest_step(self) -> int:
-        """The finest step at which no group lies above the highest class."""
-        octave = float(np.log2(max(np.sqrt(self.energy.max()), 2.0**-40)))
-        index = (TOP_EXPONENT - octave) * STEPS_PER_OCTAVE
-        return int(np.clip(index + (MAX_CLASS - 4) * STEPS_PER_OCTAVE / CLASSES_PER_OCTAVE, 0, NUM_STEPS - 1))
-
-    def step_for(self, model: EntropyModel, bits: float, min_class: int) -> int:
-        """The coarsest step whose refinements take at least that many bits, of all steps the finest."""
-        sizes = np.diff(self.edges)
-        octaves = CLASSES_PER_OCTAVE * np.log2(np.maximum(np.sqrt(self.energy), 2.0**-40))
-        low, high = -1, self.finest_step()
-        while high - low > 1:
-            middle = (low + high) // 2
-            # As scale_class, of all groups at once.
-            number = np.rint(octaves - CLASSES_PER_OCTAVE * np.log2(float(step_size(middle)))) + 4
-            worth = number >= min_class
-            rate = model.rate_bits[np.clip(number, 0, MAX_CLASS).astype(np.int64)]
-            if np.sum((rate * sizes + _CLASS_BITS)[worth]) >= bits:
-                high = middle
-            else:
-                low = middle
-        return high
-
-
 def _encode(
-    pieces: _Pieces, held: FloatArray, index: int, shape: int, max_bytes: int, min_class: int
-) -> Refined | None:
-    chosen = pieces.choose(index, entropy_model(shape), max_bytes, min_class)
-    if not chosen.any():
-        return None
-    if not chosen[0]:
-        # A packet begins with a group that it refines, a whole one where it does not go on with another's.
-        begin = int(pieces.start + pieces.edges[np.argmax(chosen)]) % held.size
-        pieces = _Pieces.of(np.roll(pieces.values, pieces.start), begin)
-        chosen = pieces.choose(index, entropy_model(shape), max_bytes, min_class)
-        chosen[0] = True
+    innovation: Innovation, index: int, shape: int, max_bytes: int, min_class: int
+) -> tuple[bytes, bool] | None:
+    """The packet at one step, and whether all that was meant to be refined fitted in."""
     model = entropy_model(shape)
-    classes = np.where(chosen, np.maximum(pieces.classes(index), 0), -1)
-    per_value = np.repeat(classes, np.diff(pieces.edges))
-    values = pieces.values[per_value >= 0] / step_size(index)
-    k, _ = search(
-        values,
-        per_value[per_value >= 0],
-        model.cost_bits,
-        model.offset,
-        PRICE,
-        BASE_CLASSES,
-        CLASSES_PER_OCTAVE,
-    )
+    classes = innovation.refined(index, model, max_bytes, min_class)
+    if classes.max() < 0:
+        return None
+    if classes[0] < 0:
+        # A packet begins with a group that it refines, a whole one where it does not go on with another's.
+        size = innovation.values.size
+        begin = int(innovation.start + innovation.edges[np.argmax(classes >= 0)]) % size
+        innovation = Innovation.seen_from(begin, innovation.values)
+        classes = innovation.refined(index, model, max_bytes, min_class)
+        classes[0] = max(0, innovation.classes(index)[0])
+    values, per_value = innovation.scaled(index, classes)
+    k, _ = search(values, per_value, model.cost_bits, model.offset, PRICE, BASE_CLASSES, CLASSES_PER_OCTAVE)
     out = np.zeros(max_bytes, np.uint8)
     length = encode_symbols(
-        np.array([index, shape, pieces.start], np.int64),
-        np.array(_header_bits(held.size), np.int64),
-        pieces.edges,
-        classes.astype(np.int64),
+        np.array([index, shape, innovation.start], np.int64),
+        np.array(_header_bits(innovation.values.size), np.int64),
+        innovation.edges,
+        classes,
         k,
         model.cumulative,
         CLASSES_PER_OCTAVE,
         out,
     )
-    refined = apply_packet(out[:length].tobytes(), held)
-    if refined.num_refined == 0:
-        return None
-    return replace(refined, complete=refined.num_refined == values.size)
+    return out[:length].tobytes(), length <= max_bytes
 
 
 def _check_held(held: FloatArray) -> None:

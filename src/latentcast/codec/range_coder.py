@@ -133,7 +133,7 @@ def encode_symbols(
     per_octave: Any,
     out: Any,
 ) -> Any:
-    """Write symbols until the output is full; returns the bytes written, at most out.size.
+    """Write symbols until the output is full; returns their bytes, more than out.size if some did not fit.
 
     Args:
         header: values to write plainly first, int64.
@@ -232,7 +232,7 @@ def encode_symbols(
             state = NEXT_STATE[state, magnitude & 1]
             position += 1
     _finish(low, width, coder, out)
-    return min(coder[LENGTH], out.size)
+    return coder[LENGTH]
 
 
 @numba.njit(cache=True)

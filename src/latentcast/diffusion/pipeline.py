@@ -50,12 +50,13 @@ class Reading:
     notes: tuple[str, ...] = ()
 
 
-def read_prompt(model: str | Path, prompt: str) -> Reading:
+def read_prompt(model: str | Path, prompt: str, seed: int = 0) -> Reading:
     """How a model understands a prompt: the embedded one in its own vocabulary, others as it stands.
 
     Args:
         model: Name of the model; it need not be loaded.
         prompt: What is asked for.
+        seed: Of what the embedded model chooses where an empty prompt leaves it the choice.
 
     Returns:
         The caption that the model is given, with remarks.
@@ -69,9 +70,9 @@ def read_prompt(model: str | Path, prompt: str) -> Reading:
     """
     if model != EMBEDDED:
         return Reading(prompt)
-    from latentcast.diffusion.scenes.captions import interpret
+    from latentcast.diffusion.scenes.reading import interpret
 
-    interpretation = interpret(prompt)
+    interpretation = interpret(prompt, seed)
     return Reading(interpretation.caption, tuple(interpretation.notes))
 
 
@@ -153,9 +154,9 @@ class DiffusersModel:
         """The model as a `LatentSource`."""
         return self
 
-    def read_prompt(self, prompt: str) -> Reading:
+    def read_prompt(self, prompt: str, seed: int = 0) -> Reading:
         """How the model understands a prompt; see the function of the same name."""
-        return read_prompt(self.name, prompt)
+        return read_prompt(self.name, prompt, seed)
 
     def steps(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[Step]:
         """Denoise one request per prompt and seed; see `LatentSource.steps`.
@@ -171,7 +172,8 @@ class DiffusersModel:
             raise ParameterError(
                 f"got {len(prompts)} prompts and {len(seeds)} seeds; give one seed per prompt"
             )
-        return self._steps([self.read_prompt(prompt).caption for prompt in prompts], seeds)
+        captions = [self.read_prompt(text, seed).caption for text, seed in zip(prompts, seeds, strict=True)]
+        return self._steps(captions, seeds)
 
     def _steps(self, captions: list[str], seeds: Sequence[int]) -> Iterator[Step]:
         if not self._busy.acquire(blocking=False):

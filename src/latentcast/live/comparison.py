@@ -1,9 +1,9 @@
 """What two other ways would have shown by the bytes that one session's refinements took.
 
 *Compute, then send*: the final latent at 16 bits a number, once it is there; the picture comes when all of it
-has. *JPEG previews*: the newest estimate, decoded on the server and sent as JPEG, over and over; every preview
-takes a quarter of the bytes and shows when all of it has arrived. Previews know beforehand how many bytes the
-link will carry, which favours them.
+has. *JPEG previews*: the newest estimate, decoded on the server and sent as JPEG, over and over; every
+preview takes a quarter of the bytes and shows when all of it has arrived. Previews know beforehand how many
+bytes the link will carry, which favours them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from latentcast.codec.packet import packet_bytes
-from latentcast.codec.refinement import LOSSLESS_BITS
+from latentcast.codec.quantizer import LOSSLESS_BITS
 from latentcast.diffusion.source import FloatArray, Step
 from latentcast.errors import ParameterError
 
@@ -72,6 +72,8 @@ class Recording:
         self._seconds: list[float] = []
         self._bytes: list[int] = []
         self._rates: list[float] = []
+        # Bytes on former connections, and the last count of the present one.
+        self._before = self._last_count = 0
 
     @property
     def num_steps(self) -> int:
@@ -83,12 +85,14 @@ class Recording:
         latent = step.sample if step.index == 0 else step.clean_estimate
         self._steps.append((now - self.started_at, step.index, latent[0].astype(np.float16)))
 
-    def acknowledged(self, now: float, total_bytes: int) -> None:
-        """Note how many bytes the device has in all; what is behind the last note is ignored."""
+    def acknowledged(self, now: float, connection_bytes: int) -> None:
+        """Note how many bytes the device has had on its connection; fewer than before is a new connection."""
         seconds = now - self.started_at - self.rtt_seconds / 2
-        if total_bytes > (self._bytes[-1] if self._bytes else 0) and seconds >= self._last_arrival():
-            self._seconds.append(seconds)
-            self._bytes.append(total_bytes)
+        if connection_bytes < self._last_count:
+            self._before += self._last_count
+        self._last_count = connection_bytes
+        self._seconds.append(max(seconds, self._seconds[-1]) if self._seconds else seconds)
+        self._bytes.append(self._before + connection_bytes)
 
     def rate(self, bits_per_second: float) -> None:
         """Note what the link is believed to carry."""
@@ -126,9 +130,6 @@ class Recording:
             return None
         when, _, latent = self._steps[-1]
         return when, latent.astype(np.float32)
-
-    def _last_arrival(self) -> float:
-        return self._seconds[-1] if self._seconds else -np.inf
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -201,8 +202,8 @@ def compare(recording: Recording, decode: Decoder) -> dict[str, Any]:
 
     Returns:
         Times in milliseconds after the device's request, pictures as data URLs: "deadline_ms", "bytes",
-        "finished" (the picture itself, null if generation was not done), "compute_then_send" and
-        "jpeg_previews".
+        "finished" (the picture itself, null if generation was not done), "compute_then_send", with the latent
+        as little-endian float32 in base64 since the device decodes it, and "jpeg_previews".
     """
     final = recording.final()
     finished = None if final is None else _data_url(decode(final[1][None])[0])
@@ -210,15 +211,15 @@ def compare(recording: Recording, decode: Decoder) -> dict[str, Any]:
         "deadline_ms": 1e3 * recording.deadline_seconds,
         "bytes": recording.bytes_by(recording.deadline_seconds),
         "finished": finished,
-        "compute_then_send": _compute_then_send(recording, decode),
+        "compute_then_send": _compute_then_send(recording),
         "jpeg_previews": _jpeg_previews(recording, decode),
     }
 
 
-def _compute_then_send(recording: Recording, decode: Decoder) -> dict[str, Any]:
+def _compute_then_send(recording: Recording) -> dict[str, Any]:
     final = recording.final()
     if final is None:
-        return {"generated_ms": None, "bytes": None, "arrived_ms": None, "picture": None}
+        return {"generated_ms": None, "bytes": None, "arrived_ms": None, "latent": None}
     done, latent = final
     num_bytes = packet_bytes(latent.size, LOSSLESS_BITS)
     # The first byte can be there half a round trip after generation ends. What the refinements' bytes do not
@@ -230,12 +231,13 @@ def _compute_then_send(recording: Recording, decode: Decoder) -> dict[str, Any]:
     arrivals += [start + 8.0 * num_bytes / rate] if rate else []
     arrived = min(arrivals, default=None)
     in_time = arrived is not None and arrived <= recording.deadline_seconds
-    sent = latent.astype(np.float16).astype(np.float32)
+    # A recording keeps float16, which is what would be sent.
+    content = base64.b64encode(latent.astype("<f4").tobytes()).decode()
     return {
         "generated_ms": 1e3 * done,
         "bytes": num_bytes,
         "arrived_ms": None if arrived is None else 1e3 * arrived,
-        "picture": _data_url(decode(sent[None])[0]) if in_time else None,
+        "latent": content if in_time else None,
     }
 
 

@@ -21,7 +21,7 @@ Pictures = npt.NDArray[np.uint8]
 Similarity = Callable[[Pictures, Pictures], npt.NDArray[np.float64]]
 """SSIM of two batches of pictures, one number a pair."""
 
-WATER_LEVELS = (0.0, 0.003, 0.03, 0.3)
+WATER_LEVELS = (0.0, 0.01, 0.1)
 
 _HEADING = "The device's decoder"
 

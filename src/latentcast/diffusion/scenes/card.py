@@ -17,7 +17,7 @@ from latentcast.diffusion.scenes.sheets import picture_sheet
 __all__ = ["Findings", "psnr_db", "write_card", "write_section"]
 
 _SHEET_COLUMNS = 8
-_SHEET_ROWS = 3
+_SHEET_ROWS = 8
 
 # The section before which others are put.
 _LAST = "## Limits\n"

@@ -32,12 +32,19 @@ StageProgress = Callable[[int, int, str], None]
 _BATCH_SIZE = 8
 # Of every batch, so many are generated pictures, seen early.
 _NUM_GENERATED_IN_BATCH = 2
-_PEAK_RATE = 2e-3
+# Two cycles of falling learning rate: the first, so large a share, on latents of all kinds alike; the second
+# mostly on fine ones, which are what the device ends with and where the decoder's own error counts.
+_FIRST_CYCLE = 5 / 8
+_PEAK_RATES = (2e-3, 1e-3)
+_NUM_COARSE_IN_FINE_BATCH = 3
 _CHECKPOINT_EVERY = 250
+_TOLD_EVERY = 25
 _GENERATED_AT_ONCE = 8
 _STEPS = 50
 # Water levels of the coding noise, its decimal logarithm uniform: from the autoencoder's own noise to a blur.
-_FINEST, _COARSEST = 1e-5, 1.0
+_FINEST, _FINE, _COARSEST = 1e-5, 1e-2, 1.0
+# Errors of the latent, in the two cycles, from which on a picture weighs less.
+_WEIGHT_ERRORS = (0.1, 0.02)
 # Earlier estimates hold nothing worth showing.
 _EARLIEST_SHARE = 0.9
 _SHEET_LEVELS = (0.0, 0.01, 0.1, 0.4)
@@ -81,26 +88,30 @@ def distil(
     rng = np.random.default_rng(seed)
     spectrum = LatentSpectrum.of(latents)
     decoder = DeviceDecoder().to(device).train()
-    optimiser = torch.optim.AdamW(decoder.parameters(), lr=_PEAK_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
+    optimiser = torch.optim.AdamW(
+        decoder.parameters(), lr=_PEAK_RATES[0], betas=(0.9, 0.99), weight_decay=1e-4
+    )
     curve = LossCurve()
     state = {"decoder": decoder, "optimiser": optimiser, "curve": curve}
     path = folder / "device-decoder.pt"
     told = stage("device-decoder")
     for update in range(load_checkpoint(path, state, rng), num_updates):
-        warm = min(1.0, (update + 1) / 100)
+        cycle, rate = _schedule(update, num_updates)
         for group in optimiser.param_groups:
-            group["lr"] = _PEAK_RATE * warm * (0.5 + 0.5 * math.cos(math.pi * update / num_updates)) + 1e-6
-        inputs, level, wanted = _batch(latents, pictures, runs, targets, spectrum, rng)
+            group["lr"] = rate
+        inputs, error, wanted = _batch(latents, pictures, runs, targets, spectrum, cycle, rng)
         output = decoder.unclipped(torch.from_numpy(inputs).to(device))
         target = torch.from_numpy(wanted).to(device).permute(0, 3, 1, 2).float().div(255.0)
-        loss = _loss(output, target, torch.from_numpy(level).to(device))
+        tolerated = _WEIGHT_ERRORS[cycle]
+        weight = torch.from_numpy(tolerated / (tolerated + error)).to(device)
+        loss = (weight * _loss(output, target)).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         curve.add(loss.item())
         done = update + 1
-        if done % 25 == 0 or done == num_updates:
+        if done % _TOLD_EVERY == 0 or done == num_updates:
             told(done, num_updates, f"loss {curve.recent():.4f}")
         if done % _CHECKPOINT_EVERY == 0 or done == num_updates:
             save_checkpoint(path, state, rng, done)
@@ -109,15 +120,25 @@ def distil(
     return decoder.eval()
 
 
+def _schedule(update: int, num_updates: int) -> tuple[int, float]:
+    """Which cycle an update belongs to, 0 or 1, and its learning rate."""
+    first = math.ceil(_FIRST_CYCLE * num_updates)
+    cycle, start, length = (0, 0, first) if update < first else (1, first, num_updates - first)
+    done = update - start
+    warm = min(1.0, (done + 1) / 100)
+    return cycle, _PEAK_RATES[cycle] * warm * (0.5 + 0.5 * math.cos(math.pi * done / length)) + 1e-6
+
+
 def _batch(
     latents: Latents,
     pictures: Pictures,
     runs: EarlyEstimates,
     targets: Pictures,
     spectrum: LatentSpectrum,
+    cycle: int,
     rng: np.random.Generator,
 ) -> tuple[Latents, npt.NDArray[np.float32], Pictures]:
-    """Latents as held, how coarse each is, and the picture that each should give."""
+    """Latents as held, the error of each, and the picture that it should give."""
     rendered = np.sort(rng.integers(len(latents), size=_BATCH_SIZE - _NUM_GENERATED_IN_BATCH))
     generated = rng.integers(len(runs.final), size=_NUM_GENERATED_IN_BATCH)
     # Half of them late, as they are when all went well.
@@ -125,24 +146,26 @@ def _batch(
     known = runs.estimates[generated, (share * runs.estimates.shape[1]).astype(int)]
     sent = np.concatenate([latents[rendered], known])
     final = np.concatenate([latents[rendered], runs.final[generated]])
-    level = 10.0 ** rng.uniform(math.log10(_FINEST), math.log10(_COARSEST), _BATCH_SIZE)
+    lowest, highest = np.full(_BATCH_SIZE, _FINEST), np.full(_BATCH_SIZE, _COARSEST)
+    if cycle == 1:
+        lowest[:_NUM_COARSE_IN_FINE_BATCH] = highest[_NUM_COARSE_IN_FINE_BATCH:] = _FINE
+    level = 10.0 ** rng.uniform(np.log10(lowest), np.log10(highest))
     held = spectrum.coded(sent, level, rng)
     error = np.mean((held - final) ** 2, axis=(1, 2, 3))
     return held, error, np.concatenate([pictures[rendered], targets[generated]])
 
 
-def _loss(output: torch.Tensor, target: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
-    """L1, L2 and L1 of differences, which keeps edges sharp; the coarser a latent, the less it weighs."""
+def _loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """L1, L2 and L1 of differences, which keeps edges sharp; one number for each picture."""
     d = output - target
     across, down = d[..., 1:] - d[..., :-1], d[..., 1:, :] - d[..., :-1, :]
-    each = (
+    loss: torch.Tensor = (
         2.0 * d.abs().mean((1, 2, 3))
         + 16.0 * d.square().mean((1, 2, 3))
         + across.abs().mean((1, 2, 3))
         + down.abs().mean((1, 2, 3))
     )
-    weight = 0.1 / (0.1 + error)
-    return (each * weight).mean()
+    return loss
 
 
 def _render_latents(

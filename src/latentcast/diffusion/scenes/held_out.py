@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from latentcast.diffusion.scenes.arrangement import arrange, draw_object_count
-from latentcast.diffusion.scenes.captions import full_caption, interpret
+from latentcast.diffusion.scenes.captions import full_caption
+from latentcast.diffusion.scenes.reading import interpret
 from latentcast.errors import ParameterError
 
 __all__ = ["NUM_HELD_OUT", "held_out_prompts"]

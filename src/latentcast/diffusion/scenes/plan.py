@@ -50,9 +50,9 @@ class TrainingPlan:
     decoder_updates: int = 1500
     judge_updates: int = 2500
     num_judged: int = 100
-    device_pictures: int = 3000
-    device_generated: int = 64
-    device_updates: int = 6000
+    device_pictures: int = 2000
+    device_generated: int = 24
+    device_updates: int = 8000
     seeds: StageSeeds = StageSeeds()
 
     def __post_init__(self) -> None:

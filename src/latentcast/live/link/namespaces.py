@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import os
 import secrets
 import select
@@ -116,7 +115,7 @@ class NamespaceLink:
             self._namespace = _in_thread(self._new_namespace)
             inside = self.inside(lambda: self._new_tun("link0", self.device, self.host))
             outside = self._new_tun(name, self.host, self.device)
-        except (OSError, AttributeError) as error:
+        except (OSError, AttributeError, ImportError) as error:
             self._close_all()
             reason = getattr(error, "strerror", None) or error
             raise LiveError(
@@ -193,6 +192,8 @@ class NamespaceLink:
 
     def _new_tun(self, name: str, address: str, peer: str) -> int:
         """A TUN device where the calling thread is; its file."""
+        import fcntl  # not on Windows, where the proxy of this folder works, too
+
         tun = self._keep(os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
         interface = name.encode()
         fcntl.ioctl(tun, _TUNSETIFF, struct.pack("16sH22x", interface, _IFF_TUN_NO_PI))
@@ -219,6 +220,8 @@ class NamespaceLink:
 
 
 def _bring_up(control: socket.socket, interface: bytes) -> None:
+    import fcntl
+
     (flags,) = struct.unpack_from(
         "H", fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("16s24x", interface)), 16
     )

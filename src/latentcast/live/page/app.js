@@ -59,12 +59,20 @@ class App {
     byId("link-field").hidden = !emulates;
     byId("more").open = this.info.token_required;
     if (examples?.length) this.offerExamples(examples);
+    this.warmUp(this.info.latent_shape);
     if (!this.touched) {
       // A little more than generation takes alone: enough for the last refinements.
       const wanted = Math.ceil((1.3 * steps * slotMs) / 500) * 500;
-      byId("deadline").value = Math.min(Math.max(wanted, 2000), 8000);
+      byId("deadline").max = Math.max(2 * wanted, 8000);
+      byId("deadline").value = Math.max(wanted, 2000);
       this.describe();
     }
+  }
+
+  /** The first picture takes longest: decode one that nobody sees. */
+  warmUp(shape) {
+    const size = shape.reduce((product, length) => product * length, 1);
+    this.decoder.decode(new Float32Array(size), shape).catch(() => {});
   }
 
   status(state, text) {
@@ -190,6 +198,9 @@ class App {
     const device = await run.request.run();
     await pictures.settled();
     run.summary = device.summary;
+    run.failure = device.failure;
+    // The server gave up before the deadline: what is held is final all the same.
+    run.final ??= run.pictures.at(-1);
     run.coefficients = device.coefficients;
     run.latent = bands.inverse(device.coefficients);
     run.crc = crcOfFloats(device.coefficients);
@@ -197,7 +208,7 @@ class App {
 
   async compare(run) {
     const image = run.final?.image;
-    run.comparison = await fetchComparison(run.ready, image && [image.width, image.height]).catch(() => null);
+    run.comparison = await fetchComparison(run.ready, this.decoder, image && [image.width, image.height]).catch(() => null);
     run.comparisonFailed = run.comparison === null;
     if (this.stage.run === run && !this.stage.playing) this.stage.showMoment(Number(byId("moment").value));
   }
@@ -214,7 +225,7 @@ class App {
     this.run = null;
     this.running(false);
     const reason = error instanceof LiveError ? error : new LiveError("internal", String(error.message ?? error));
-    run.error = reason;
+    this.stage.abandon();
     if (reason.code === "cancelled") {
       byId("summary").textContent = "Cancelled.";
       return;

@@ -1,7 +1,11 @@
-// A device's side of one session, without I/O or clock: what it holds, and what it answers.
+// A device's side of one session, without I/O or clock: what it holds, and what it answers. See docs/protocol.md.
 
 import { applyPacket, PacketError } from "./bitstream.js";
-import { ack, crcOfFloats, held as heldMessage, NO_PACKET, pong, ProtocolError, Reason, resume, Type } from "./protocol.js";
+import * as protocol from "./protocol.js";
+
+const { NO_PACKET, ProtocolError, Reason, Type } = protocol;
+
+const MAX_GAPS = 16;
 
 export class DeviceSession {
   /** @param {import("./tables.js").Tables} tables */
@@ -12,47 +16,58 @@ export class DeviceSession {
     this.failure = null;
     /** Whether the deadline has passed: what is held does not change any more. */
     this.frozen = false;
-    this.lastPacket = NO_PACKET;
-    this.whole = new Float32Array(0);
-    this.shown = this.whole;
-    this.parts = new Uint8Array(0);
-    this.nextFragment = 0;
+    /** What is held, float32 (M) in scan order, the part that arrived of an unfinished packet included. */
+    this.coefficients = new Float32Array(0);
     this.receivedBytes = 0;
     this.awaitsReset = false;
+    this.numGaps = 0;
+    // The last whole packet and what was held after it; what there is of the next one.
+    this.lastPacket = NO_PACKET;
+    this.whole = this.coefficients;
+    this.parts = new Uint8Array(0);
+    this.nextFragment = 0;
+    // Bytes of the next packet that are applied in `coefficients`.
+    this.prefix = 0;
   }
 
-  /** What is held, float32 (M) in scan order, the part that arrived of an unfinished packet included. */
-  get coefficients() {
-    return this.shown;
-  }
-
-  /** What HELD and RESUME say is held. */
-  get report() {
-    return { packet: this.lastPacket, prefix: this.parts.length, crc: crcOfFloats(this.shown) };
-  }
-
+  /** Whether the server has said its last word. */
   get over() {
     return this.summary !== null || this.failure !== null;
   }
 
   /**
-   * Take a message.
+   * Take the bytes of a message.
    *
-   * @param {object} message as `parse` returns it
-   * @param {number} size its length in bytes
+   * @param {Uint8Array} bytes
    * @param {number} clockMs of any beginning
-   * @returns {Uint8Array[]} what to answer
+   * @returns {{message: object | null, answers: Uint8Array[]}} the message, null if it is damaged
+   * @throws {ProtocolError} if there are too many gaps to go on
    */
-  receive(message, size, clockMs) {
+  receive(bytes, clockMs) {
+    let message;
+    try {
+      message = protocol.parse(bytes);
+    } catch (error) {
+      if (!(error instanceof ProtocolError)) throw error;
+      return { message: null, answers: this.gap() };
+    }
+    return { message, answers: this.take(message, bytes.length, clockMs) };
+  }
+
+  take(message, size, clockMs) {
     switch (message.type) {
       case Type.PING:
-        return [pong(message.nonce)];
+        return [protocol.pong(message.nonce)];
       case Type.READY:
         this.begin(message);
         return [];
-      case Type.REFINEMENT:
+      case Type.REFINEMENT: {
         this.receivedBytes += size;
-        return [ack(message.packet, message.flags, this.receivedBytes, clockMs * 1000), ...this.refine(message)];
+        // What went wrong is said before the acknowledgement of what showed it.
+        const answers = this.refine(message);
+        answers.push(protocol.ack(message.packet, message.flags, this.receivedBytes, clockMs * 1000));
+        return answers;
+      }
       case Type.RESET:
         this.reset(message);
         return [];
@@ -67,44 +82,48 @@ export class DeviceSession {
     }
   }
 
-  /** A message was damaged: ask how to go on, once. */
-  gap() {
-    if (this.ready === null || this.frozen || this.awaitsReset) return [];
-    this.awaitsReset = true;
-    return [this.heldMessage(Reason.GAP)];
-  }
-
   /** The deadline has come: what to tell the server. */
   deadline() {
     this.frozen = true;
-    return this.ready === null ? [] : [this.heldMessage(Reason.DEADLINE)];
+    return this.ready === null ? [] : [this.held(Reason.DEADLINE)];
   }
 
-  /** What to say first on a new connection. */
+  /** What to say on a new connection. */
   resume(token, rttMs) {
     this.receivedBytes = 0;
     this.awaitsReset = true;
     const { session, key } = this.ready;
-    return resume({ session, key, token, rtt_ms: rttMs, ...this.report });
+    const first = protocol.resume({ session, key, token, rtt_ms: rttMs, ...this.report() });
+    return this.frozen ? [first, this.held(Reason.DEADLINE)] : [first];
   }
 
-  heldMessage(reason) {
-    const { packet, prefix, crc } = this.report;
-    return heldMessage(reason, packet, prefix, crc);
+  report() {
+    return { packet: this.lastPacket, prefix: this.prefix, crc: protocol.crcOfFloats(this.coefficients) };
+  }
+
+  held(reason) {
+    const { packet, prefix, crc } = this.report();
+    return protocol.held(reason, packet, prefix, crc);
+  }
+
+  gap() {
+    if (this.ready === null || this.frozen || this.awaitsReset) return [];
+    if (++this.numGaps > MAX_GAPS) throw new ProtocolError(`${this.numGaps} messages were damaged or missing`);
+    this.awaitsReset = true;
+    return [this.held(Reason.GAP)];
   }
 
   begin(ready) {
     if (this.ready !== null) return;
     const size = ready.latent_shape.reduce((product, length) => product * length, 1);
-    if (!(size > 0 && size <= 2 ** 24)) throw new ProtocolError(`a latent of ${size} numbers`);
     this.ready = ready;
-    this.whole = this.shown = new Float32Array(size);
+    this.whole = this.coefficients = new Float32Array(size);
   }
 
   reset({ packet, keep }) {
     if (this.frozen || !this.awaitsReset) return;
     this.awaitsReset = false;
-    this.whole = this.shown = keep ? this.shown : new Float32Array(this.shown.length);
+    this.whole = this.coefficients = keep ? this.coefficients : new Float32Array(this.whole.length);
     this.lastPacket = packet === 0 ? NO_PACKET : packet - 1;
     this.forgetParts();
   }
@@ -117,28 +136,34 @@ export class DeviceSession {
     const parts = new Uint8Array(this.parts.length + data.length);
     parts.set(this.parts);
     parts.set(data, this.parts.length);
-    let shown = this.whole;
+    this.parts = parts;
+    this.nextFragment++;
+    const decodes = this.apply();
+    if (!last) return [];
+    if (!decodes) return this.gap();
+    this.whole = this.coefficients;
+    this.lastPacket = packet;
+    this.forgetParts();
+    return [];
+  }
+
+  /** Apply what there is of the next packet, if it decodes. */
+  apply() {
     try {
-      shown = applyPacket(parts, this.whole, this.tables);
+      this.coefficients = applyPacket(this.parts, this.whole, this.tables);
+      this.prefix = this.parts.length;
+      return true;
     } catch (error) {
       if (!(error instanceof PacketError)) throw error;
-      // Too short for a header yet; a packet that ends like that is damaged.
-      if (last) return this.gap();
+      this.coefficients = this.whole;
+      this.prefix = 0;
+      return false;
     }
-    this.shown = shown;
-    if (last) {
-      this.whole = shown;
-      this.lastPacket = packet;
-      this.forgetParts();
-    } else {
-      this.parts = parts;
-      this.nextFragment = fragment + 1;
-    }
-    return [];
   }
 
   forgetParts() {
     this.parts = new Uint8Array(0);
     this.nextFragment = 0;
+    this.prefix = 0;
   }
 }

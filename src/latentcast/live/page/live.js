@@ -1,13 +1,15 @@
 // One request over a WebSocket: measures the round trip, asks, acknowledges, comes back after a broken connection.
 
 import { DeviceSession } from "./device.js";
-import { cancel, CODEC, parse, ping, ProtocolError, request, Type } from "./protocol.js";
+import { cancel, CODEC, NO_PACKET, ping, ProtocolError, request, Type } from "./protocol.js";
 
 const CONNECT_MS = 5000;
 const NUM_PINGS = 3;
 const PING_MS = 2000;
-const SUMMARY_MS = 15000;
-const FIRST_RETRY_MS = 100;
+const SUMMARY_MS = 2000;
+const FIRST_RETRY_MS = 50;
+const QUIET_MS = 5000;
+const BROKEN_MS = 15000;
 
 /** Why a request came to nothing. `code` is the server's, or "unreachable", "lost", "cancelled". */
 export class LiveError extends Error {
@@ -35,7 +37,7 @@ export class LiveRequest {
     this.device = new DeviceSession(tables);
     this.socket = null;
     this.sentAt = null;
-    this.cancelled = false;
+    this.ended = false;
     this.pongs = new Map();
     this.done = new Promise((resolve, reject) => Object.assign(this, { resolve, reject }));
     this.done.catch(() => clearTimeout(this.timer));
@@ -53,7 +55,6 @@ export class LiveRequest {
   }
 
   cancel() {
-    this.cancelled = true;
     if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(cancel());
     this.fail(new LiveError("cancelled", "Cancelled."));
   }
@@ -61,7 +62,8 @@ export class LiveRequest {
   async start() {
     await this.connect();
     const rtt = await this.measure(NUM_PINGS);
-    if (this.cancelled) return;
+    if (this.ended) return;
+    if (!this.socket) throw new LiveError("unreachable", "The connection broke at once.");
     const { deadline_ms: deadlineMs } = this.fields;
     this.socket.send(request({ codecs: [CODEC], latents: null, rtt_ms: rtt, ...this.fields }));
     this.sentAt = performance.now();
@@ -77,6 +79,7 @@ export class LiveRequest {
       socket.onopen = () => {
         clearTimeout(timer);
         this.socket = socket;
+        this.watch(socket);
         resolve();
       };
       socket.onmessage = ({ data }) => this.take(socket, data);
@@ -88,15 +91,26 @@ export class LiveRequest {
     });
   }
 
+  /** Keep a quiet connection alive, and take a silent one for broken. */
+  watch(socket) {
+    this.heardAt = performance.now();
+    const timer = setInterval(() => {
+      const quietMs = performance.now() - this.heardAt;
+      if (socket.readyState !== WebSocket.OPEN) clearInterval(timer);
+      else if (quietMs > BROKEN_MS) socket.close();
+      else if (quietMs > QUIET_MS) socket.send(ping(0));
+    }, 1000);
+  }
+
   /** The least round trip of some PINGs, in milliseconds. */
   async measure(count) {
     const socket = this.socket;
     let least = PING_MS;
-    for (let attempt = 0; attempt < count; attempt++) {
+    for (let attempt = 0; attempt < count && socket.readyState === WebSocket.OPEN; attempt++) {
       const nonce = Math.floor(Math.random() * 2 ** 32);
       const began = performance.now();
       const answered = new Promise((resolve) => this.pongs.set(nonce, resolve));
-      if (socket.readyState === WebSocket.OPEN) socket.send(ping(nonce));
+      socket.send(ping(nonce));
       await Promise.race([answered, sleep(PING_MS)]);
       this.pongs.delete(nonce);
       least = Math.min(least, performance.now() - began);
@@ -108,26 +122,28 @@ export class LiveRequest {
     if (socket !== this.socket) return;
     // A busy browser may call the timer late.
     if (this.sentAt !== null && this.elapsedMs >= this.fields.deadline_ms) this.freeze();
+    this.heardAt = performance.now();
     try {
-      const bytes = new Uint8Array(data);
-      const message = parse(bytes);
-      if (message.type === Type.PONG) this.pongs.get(message.nonce)?.();
-      this.send(this.device.receive(message, bytes.length, performance.now()));
-      this.react(message);
+      const { message, answers } = this.device.receive(new Uint8Array(data), this.heardAt);
+      this.send(answers);
+      if (message) this.react(message);
     } catch (error) {
       if (!(error instanceof ProtocolError)) throw error;
-      this.send(this.device.gap());
+      this.fail(new LiveError("lost", `The connection is too bad: ${error.message}.`));
     }
   }
 
   react(message) {
+    if (message.type === Type.PONG) this.pongs.get(message.nonce)?.();
     if (message.type === Type.READY) this.events.onReady?.(message);
     if (message.type === Type.REFINEMENT && !this.device.frozen) {
       this.events.onRefinement?.(this.elapsedMs, message.data.length);
     }
     if (message.type === Type.SUMMARY) this.finish(() => this.resolve(this.device));
     if (message.type === Type.ERROR) {
-      this.fail(new LiveError(message.code, message.message, message.retry_after_ms ?? null));
+      // What has come so far is still worth showing.
+      if (this.device.lastPacket !== NO_PACKET) this.finish(() => this.resolve(this.device));
+      else this.fail(new LiveError(message.code, message.message, message.retry_after_ms ?? null));
     }
   }
 
@@ -145,18 +161,18 @@ export class LiveRequest {
 
   async lost() {
     this.socket = null;
-    if (this.device.over || this.cancelled) return;
+    if (this.ended) return;
     if (this.device.ready === null) {
       if (this.sentAt !== null) this.fail(new LiveError("lost", "The connection broke before the server answered."));
       return;
     }
-    const giveUpMs = this.fields.deadline_ms + SUMMARY_MS;
-    for (let wait = FIRST_RETRY_MS; this.elapsedMs < giveUpMs && !this.device.over; wait = Math.min(2 * wait, 2000)) {
+    // The timer of the deadline, and then of the summary, ends this.
+    for (let wait = FIRST_RETRY_MS; !this.ended; wait = Math.min(2 * wait, 1000)) {
       await sleep(wait);
       try {
         await this.connect();
         const rtt = await this.measure(1);
-        this.socket?.send(this.device.resume(this.fields.token ?? null, rtt));
+        if (this.socket) this.send(this.device.resume(this.fields.token ?? null, rtt));
         return;
       } catch (error) {
         if (!(error instanceof LiveError)) throw error;
@@ -175,7 +191,7 @@ export class LiveRequest {
 
   finish(settle) {
     clearTimeout(this.timer);
-    this.cancelled = true;
+    this.ended = true;
     settle();
     this.socket?.close();
   }

@@ -76,6 +76,12 @@ export class Stage {
     this.tick();
   }
 
+  /** Nothing comes of the run. */
+  abandon() {
+    for (const pane of [this.ours, this.send, this.jpeg]) pane.clear("No picture this time");
+    this.clock(0);
+  }
+
   /** Draw the clock of the run under way; called for every frame. */
   tick() {
     const { run } = this;

@@ -20,7 +20,8 @@ export function tell(run, numBytes) {
     nodes.push(`In ${deadline} the link carried ${words.bytes(numBytes)} of refinements. `);
   }
   if (!summary) {
-    nodes.push(span("The server did not confirm what this page holds.", "differs"));
+    const why = run.failure ? `: ${run.failure.message}` : "";
+    nodes.push(span(`The server did not confirm what this page holds${why}.`, "differs"));
     return nodes;
   }
   const mse = summary.reached_mse ?? summary.predicted_mse;

@@ -1,0 +1,197 @@
+"""The innovation as a ring of groups: how much energy each has, which a packet refines, and in which step.
+
+Coefficients lie in groups; seen from a start, the first and the last may be the parts of one.
+"""
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from latentcast.codec.entropy import CLASSES_PER_OCTAVE, MAX_CLASS, EntropyModel, class_deviation, scale_class
+
+__all__ = ["NUM_STEPS", "Innovation", "group_size", "step_size"]
+
+FloatArray: TypeAlias = NDArray[np.float32]
+
+STEPS_PER_OCTAVE = 32
+TOP_EXPONENT = 4
+NUM_STEPS = 1024
+
+# A group's scale class, in bits.
+_CLASS_BITS = 2.5
+# How much more than a packet holds is quantised for it, for what its entropy may turn out to be.
+_SLACK = 1.15
+_STEPS_PER_CLASS = STEPS_PER_OCTAVE // CLASSES_PER_OCTAVE
+# The class of deviation 1 in half steps.
+_UNIT_CLASS = int(scale_class(np.ones(1))[0])
+
+
+def group_size(latent_size: int) -> int:
+    """Coefficients in a group: small ones follow the statistics, large ones cost less to describe.
+
+    Example:
+        >>> group_size(16384), group_size(1024)
+        (128, 64)
+    """
+    return 64 if latent_size < 8192 else 128
+
+
+def step_size(index: int) -> np.float32:
+    """Half step number `index`, 2^(4 - index / 32).
+
+    Example:
+        >>> float(step_size(128)), float(step_size(1023)) < 4e-9
+        (1.0, True)
+    """
+    octave, part = divmod(index, STEPS_PER_OCTAVE)
+    # Only the fraction is rounded: powers of two are exact.
+    return np.float32(
+        np.float32(2.0 ** (-part / STEPS_PER_OCTAVE)) * np.float32(2.0 ** (TOP_EXPONENT - octave))
+    )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Innovation:
+    """What the device lacks, as runs of coefficients from a start around the ring.
+
+    Attributes:
+        values: target - held, float32 (M,), in scan order.
+        start: the coefficient where the first run begins.
+        edges: where runs begin, from the start, int64 (runs + 1).
+        energy: mean square of each run, float64.
+        magnitude: mean magnitude of each run, float64.
+        octave: binary logarithm of each run's deviation, float64.
+    """
+
+    values: FloatArray
+    start: int
+    edges: NDArray[np.int64]
+    energy: NDArray[np.float64]
+    magnitude: NDArray[np.float64]
+    octave: NDArray[np.float64]
+
+    @classmethod
+    def seen_from(cls, start: int, values: FloatArray) -> "Innovation":
+        """Measure the runs.
+
+        Example:
+            >>> Innovation.seen_from(70, np.ones(128, np.float32)).edges.tolist()
+            [0, 58, 122, 128]
+        """
+        edges, energy, magnitude = _measure(values, start, group_size(values.size))
+        octave = np.log2(np.maximum(np.sqrt(energy), 2.0**-40))
+        return cls(values=values, start=start, edges=edges, energy=energy, magnitude=magnitude, octave=octave)
+
+    def shape(self) -> int:
+        """Which tables fit the values, scaled by their runs, better."""
+        some = self.energy > 0
+        sizes = np.diff(self.edges)[some]
+        scaled = np.sum(sizes * self.magnitude[some] / np.sqrt(self.energy[some]))
+        # Mean magnitude over deviation is 0.798 for Gaussian numbers and 0.707 for Laplacian ones.
+        return int(sizes.size > 0 and float(scaled) < 0.755 * sizes.sum())
+
+    def classes(self, index: int) -> NDArray[np.int32]:
+        """Scale class of every run at a step."""
+        return scale_class(np.sqrt(self.energy) / float(step_size(index)))
+
+    def finest_step(self) -> int:
+        """The finest step at which no run lies above the highest class."""
+        reach = TOP_EXPONENT + np.log2(class_deviation(MAX_CLASS)) - float(self.octave.max())
+        return int(np.clip(reach * STEPS_PER_OCTAVE, 0, NUM_STEPS - 1))
+
+    def step_for(self, model: EntropyModel, bits: float, min_class: int) -> int:
+        """The coarsest step whose refinements take at least that many bits, of all steps the finest."""
+        return int(
+            _coarsest_step(
+                self.edges, self.octave, model.rate_bits, bits, min_class - 0.5, self.finest_step()
+            )
+        )
+
+    def refined(self, index: int, model: EntropyModel, max_bytes: int, min_class: int) -> NDArray[np.int64]:
+        """Scale classes of the runs with the most energy of those worth refining, -1 for all others.
+
+        Energies are told apart by octaves, and groups within one follow each other: a jump costs six bits.
+        What is left of a group that the last packet began comes first. All is somewhat more than a packet
+        holds.
+        """
+        classes = self.classes(index)
+        worth = np.flatnonzero((classes >= min_class) & (classes <= MAX_CLASS))
+        below = np.floor(2.0 * (self.octave.max() - self.octave[worth]))
+        if self.start % group_size(self.values.size):
+            below[worth == 0] = -1.0
+        best = worth[np.argsort(below, kind="stable")]
+        bits = np.cumsum(model.rate_bits[classes[best]] * (self.edges[best + 1] - self.edges[best]))
+        best = best[: 2 + int(np.searchsorted(bits, 8 * max_bytes * _SLACK))]
+        chosen = np.full(classes.size, -1, np.int64)
+        chosen[best] = classes[best]
+        return chosen
+
+    def scaled(self, index: int, classes: NDArray[np.int64]) -> tuple[FloatArray, NDArray[np.int32]]:
+        """The values of the refined runs in half steps, float32, and the class of each, int32."""
+        return _scaled(self.values, self.start, self.edges, classes, step_size(index))  # type: ignore[no-any-return]
+
+
+@numba.njit(cache=True)
+def _measure(values: Any, start: Any, group_size: Any) -> Any:
+    """Edges, mean squares and mean magnitudes of the runs."""
+    size = values.size
+    most = size // group_size + 3
+    edges = np.zeros(most + 1, np.int64)
+    energy, magnitude = np.empty(most), np.empty(most)
+    run, low = 0, 0
+    while low < size:
+        place = (start + low) % size
+        length = min(min(group_size - place % group_size, size - place), size - low)
+        squares = total = 0.0
+        for position in range(place, place + length):
+            value = np.float64(values[position])
+            squares += value * value
+            total += abs(value)
+        energy[run], magnitude[run] = squares / length, total / length
+        low += length
+        run += 1
+        edges[run] = low
+    return edges[: run + 1], energy[:run], magnitude[:run]
+
+
+@numba.njit(cache=True)
+def _coarsest_step(edges: Any, octave: Any, rate_bits: Any, bits: Any, least_class: Any, finest: Any) -> Any:
+    low, high = -1, finest
+    while high - low > 1:
+        middle = (low + high) // 2
+        total = 0.0
+        for run in range(octave.size):
+            # As scale_class, but between classes, too.
+            number = (
+                (octave[run] - TOP_EXPONENT) * CLASSES_PER_OCTAVE + middle / _STEPS_PER_CLASS + _UNIT_CLASS
+            )
+            if number >= least_class:
+                whole = min(max(int(number), 0), rate_bits.size - 2)
+                rate = rate_bits[whole] + (number - whole) * (rate_bits[whole + 1] - rate_bits[whole])
+                total += rate * (edges[run + 1] - edges[run]) + _CLASS_BITS
+        if total >= bits:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+@numba.njit(cache=True)
+def _scaled(values: Any, start: Any, edges: Any, classes: Any, step: Any) -> Any:
+    count = 0
+    for run in range(classes.size):
+        if classes[run] >= 0:
+            count += edges[run + 1] - edges[run]
+    out, per_value = np.empty(count, np.float32), np.empty(count, np.int32)
+    count = 0
+    for run in range(classes.size):
+        if classes[run] >= 0:
+            place = (start + edges[run]) % values.size
+            for position in range(place, place + edges[run + 1] - edges[run]):
+                out[count] = values[position] / step
+                per_value[count] = classes[run]
+                count += 1
+    return out, per_value

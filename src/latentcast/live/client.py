@@ -1,0 +1,398 @@
+"""A device as a library: ask a server for a picture, and have what the device held at the deadline.
+
+`request_picture` is asynchronous, `request_picture_sync` waits; both run the same `DeviceSession` over a
+WebSocket, connect again when the connection breaks, and go on from what is held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import numpy.typing as npt
+
+from latentcast.diffusion.source import FloatArray
+from latentcast.errors import LiveError, ParameterError, ProtocolError
+from latentcast.live.decoder import DeviceDecoder, fetch_decoder
+from latentcast.live.device_session import Arrival, DeviceSession
+from latentcast.live.protocol import PROGRESSIVE, SERVER_MESSAGE_BYTES, Ready, Summary
+from latentcast.live.transport import TransportClosed
+
+__all__ = [
+    "Delivery",
+    "Moment",
+    "WebSocketDevice",
+    "base_url",
+    "request_picture",
+    "request_picture_sync",
+    "run_device",
+]
+
+MAX_MOMENTS = 256
+"""Moments of a delivery that are kept; beyond, every other one is dropped."""
+
+_CONNECT_SECONDS = 10.0
+_FIRST_PAUSE_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 1.0
+_GOODBYE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Moment:
+    """What the device held from some time on.
+
+    Attributes:
+        seconds: Since the request.
+        bytes: Of all refinements until then.
+        latent: float32 (channels, height, width).
+    """
+
+    seconds: float
+    bytes: int
+    latent: FloatArray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Delivery:
+    """What a device got.
+
+    Attributes:
+        ready: What the server answered to the request.
+        latent: Held at the deadline, float32 (channels, height, width).
+        picture: Of it, uint8 (height, width, 3).
+        moments: How it came about; the last one is what was held at the deadline, and there is none where
+            nothing came.
+        arrivals: Packets, as they were applied.
+        packets: Packets that were applied whole.
+        bytes: Length of all refinements that came.
+        rtt_seconds: Shortest round trip, None if it was not measured.
+        reconnections: How often the connection was made again.
+        summary: The server's, None if the connection was lost before it came.
+    """
+
+    ready: Ready
+    latent: FloatArray = field(repr=False)
+    picture: npt.NDArray[np.uint8] = field(repr=False)
+    moments: tuple[Moment, ...] = field(repr=False)
+    arrivals: tuple[Arrival, ...] = field(repr=False)
+    packets: int
+    bytes: int
+    rtt_seconds: float | None
+    reconnections: int
+    summary: Summary | None
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether the server believes that the device holds the very bits it does; None without a word."""
+        return None if self.summary is None else self.summary.agrees
+
+    def to_dict(self) -> dict[str, Any]:
+        """The delivery in plain values that serialise to JSON, without arrays and the session's key."""
+        return {
+            "request": self.ready.model_dump(mode="json", exclude={"key"}),
+            "packets": self.packets,
+            "bytes": self.bytes,
+            "rtt_ms": None if self.rtt_seconds is None else 1e3 * self.rtt_seconds,
+            "reconnections": self.reconnections,
+            "arrivals": [
+                {
+                    "ms": 1e3 * arrival.seconds,
+                    "packet": arrival.packet,
+                    "bytes": arrival.bytes,
+                    "total_bytes": arrival.total_bytes,
+                    "whole": arrival.whole,
+                }
+                for arrival in self.arrivals
+            ],
+            "summary": None if self.summary is None else self.summary.model_dump(mode="json"),
+        }
+
+
+class WebSocketDevice:
+    """The device's end of a WebSocket as a `Transport`.
+
+    Args:
+        connection: An open connection of the websockets package.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    @classmethod
+    async def open(cls, url: str, *, tls: ssl.SSLContext | None = None) -> WebSocketDevice:
+        """Connect.
+
+        Args:
+            url: ws:// or wss://.
+            tls: For wss; None for the system's certificates.
+
+        Raises:
+            TransportClosed: If there is no connection to be had.
+        """
+        import websockets
+
+        secure: dict[str, Any] = {"ssl": tls} if tls is not None and url.startswith("wss") else {}
+        try:
+            connection = await websockets.connect(
+                url,
+                max_size=SERVER_MESSAGE_BYTES,
+                # Packets are as dense as they can be; keep-alive is the protocol's own.
+                compression=None,
+                ping_interval=None,
+                open_timeout=_CONNECT_SECONDS,
+                **secure,
+            )
+        except (OSError, TimeoutError, websockets.WebSocketException) as error:
+            raise TransportClosed(str(error) or type(error).__name__) from error
+        return cls(connection)
+
+    async def send(self, message: bytes) -> None:
+        """Send one message."""
+        import websockets
+
+        try:
+            await self._connection.send(message)
+        except websockets.ConnectionClosed as error:
+            raise _closed(error) from error
+
+    async def receive(self) -> bytes:
+        """The next message."""
+        import websockets
+
+        try:
+            data = await self._connection.recv()
+        except websockets.ConnectionClosed as error:
+            raise _closed(error) from error
+        if not isinstance(data, bytes):
+            raise ProtocolError("a text message came; messages are binary")
+        return data
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection."""
+        await self._connection.close(code, reason)
+
+
+async def run_device(
+    device: DeviceSession,
+    url: str,
+    *,
+    tls: ssl.SSLContext | None = None,
+    on_change: Callable[[DeviceSession, float], None] | None = None,
+) -> int:
+    """Run a device's session until it ends, over as many connections as it takes.
+
+    Args:
+        device: A session that has not begun.
+        url: Of the protocol, ws:// or wss://.
+        tls: For wss; None for the system's certificates.
+        on_change: Called with the session and the time after everything that happens.
+
+    Returns:
+        How often the connection was made again.
+
+    Raises:
+        LiveError: If the server cannot be reached at first, refuses, or fails.
+    """
+    connections, pause = 0, _FIRST_PAUSE_SECONDS
+    try:
+        while device.wants_connection:
+            try:
+                # A server that does not answer must not hold the device beyond its deadline.
+                left = None if device.deadline is None else max(device.deadline - time.monotonic(), 0.0)
+                async with asyncio.timeout(left):
+                    transport = await WebSocketDevice.open(url, tls=tls)
+            except (TransportClosed, TimeoutError) as error:
+                if connections == 0:
+                    raise LiveError(f"cannot reach {url}: {error}; is the server running there?") from error
+                device.poll(time.monotonic())
+                if device.wants_connection:
+                    await asyncio.sleep(pause)
+                    pause = min(2.0 * pause, _LONGEST_PAUSE_SECONDS)
+                continue
+            connections, pause = connections + 1, _FIRST_PAUSE_SECONDS
+            device.connected(time.monotonic())
+            try:
+                await _converse(device, transport, on_change)
+            except TransportClosed:
+                device.lost(time.monotonic())
+            finally:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_GOODBYE_SECONDS):
+                        await transport.close()
+    finally:
+        if on_change is not None:
+            on_change(device, time.monotonic())
+    if device.error is not None:
+        raise device.error
+    return connections - 1
+
+
+async def request_picture(
+    url: str,
+    prompt: str,
+    *,
+    deadline_ms: float,
+    seed: int | None = None,
+    token: str | None = None,
+    codec: str = PROGRESSIVE,
+    link: dict[str, object] | None = None,
+    decoder: DeviceDecoder | None = None,
+    tls: ssl.SSLContext | None = None,
+    on_change: Callable[[DeviceSession, float], None] | None = None,
+) -> Delivery:
+    """Ask a server for a picture; return what the device held at the deadline.
+
+    Args:
+        url: The server, such as "http://127.0.0.1:8700"; ws and wss are taken for http and https.
+        prompt: What is asked for.
+        deadline_ms: When the picture will be shown, after the request has gone out, in milliseconds.
+        seed: Root seed, None for one of the server's choice.
+        token: What the server's operator gave.
+        codec: "progressive/1", or "final/1": the complete picture only, to compare with.
+        link: A link for the server to emulate, such as {"snr_db": 3.0, "seed": 0}.
+        decoder: The model's, None to fetch it before the request.
+        tls: For https; None for the system's certificates.
+        on_change: Called with the session and the time after everything that happens.
+
+    Raises:
+        ParameterError: If an argument is out of range.
+        LiveError: If the server cannot be reached, refuses (`RefusalError`), or fails.
+        ModelError: If the decoder cannot be used.
+
+    Example:
+        ::
+
+            delivery = await request_picture("http://127.0.0.1:8700", "a red sphere", deadline_ms=2000)
+            Image.fromarray(delivery.picture).save("picture.png")
+    """
+    base = base_url(url)
+    device = DeviceSession(
+        prompt=prompt,
+        deadline_seconds=deadline_ms / 1e3,
+        seed=seed,
+        codecs=(codec,),
+        token=token,
+        link=link,
+    )
+    if decoder is None:
+        decoder = await asyncio.to_thread(fetch_decoder, base, tls=tls)
+    moments: list[Moment] = []
+    seen = 0
+
+    def watch(session: DeviceSession, now: float) -> None:
+        nonlocal seen
+        # What came after the deadline was not shown.
+        if len(session.arrivals) > seen and session.latent is not None:
+            seen, last = len(session.arrivals), session.arrivals[-1]
+            moments.append(Moment(seconds=last.seconds, bytes=last.total_bytes, latent=session.latent))
+            if len(moments) > MAX_MOMENTS:
+                del moments[:-1:2]
+        if on_change is not None:
+            on_change(session, now)
+
+    reconnections = await run_device(device, f"ws{base[4:]}/v1/live", tls=tls, on_change=watch)
+    latent = device.latent
+    if device.ready is None or latent is None:
+        raise LiveError("the session ended without an answer")
+    return Delivery(
+        ready=device.ready,
+        latent=latent,
+        picture=decoder.decode(latent[None])[0],
+        moments=tuple(moments),
+        arrivals=tuple(device.arrivals),
+        packets=device.packets,
+        bytes=device.total_bytes,
+        rtt_seconds=device.rtt_seconds,
+        reconnections=reconnections,
+        summary=device.summary,
+    )
+
+
+def request_picture_sync(url: str, prompt: str, *, deadline_ms: float, **options: Any) -> Delivery:
+    """`request_picture`, and wait for it; the arguments are the same.
+
+    Example:
+        ::
+
+            delivery = request_picture_sync("http://127.0.0.1:8700", "a red sphere", deadline_ms=2000)
+    """
+    return asyncio.run(request_picture(url, prompt, deadline_ms=deadline_ms, **options))
+
+
+def base_url(url: str) -> str:
+    """A server's address as http or https, without a path.
+
+    Raises:
+        ParameterError: If it is none.
+
+    Example:
+        >>> base_url("ws://10.0.0.2:8700/"), base_url("localhost:8700"), base_url("https://a.example")
+        ('http://10.0.0.2:8700', 'http://localhost:8700', 'https://a.example')
+    """
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
+        _ = parts.port  # raises where it is no number
+        if scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
+            raise ValueError(url)
+    except ValueError as error:
+        raise ParameterError(f"the server is {url!r}; it must be like http://127.0.0.1:8700") from error
+    return f"{scheme}://{parts.netloc}"
+
+
+async def _converse(
+    device: DeviceSession,
+    transport: WebSocketDevice,
+    on_change: Callable[[DeviceSession, float], None] | None,
+) -> None:
+    """One connection, until the session or the connection ends."""
+    receiving: asyncio.Task[bytes] | None = None
+    try:
+        while True:
+            for message in device.poll(time.monotonic()):
+                await transport.send(message)
+            if on_change is not None:
+                on_change(device, time.monotonic())
+            if device.ended:
+                return
+            if device.is_silent(time.monotonic()):
+                raise TransportClosed("the server has gone silent")
+            if receiving is None:
+                receiving = asyncio.create_task(transport.receive())
+            again = device.next_poll(time.monotonic())
+            wait = None if again is None else max(again - time.monotonic(), 0.0)
+            await asyncio.wait([receiving], timeout=wait)
+            if receiving.done():
+                done, receiving = receiving, None
+                try:
+                    data = done.result()
+                except ProtocolError:
+                    data = b""  # which is no message either: the session asks for what it misses
+                device.receive(data, time.monotonic())
+    except asyncio.CancelledError:
+        # The user has had enough; the server should know, if it still listens.
+        device.cancel()
+        with contextlib.suppress(TransportClosed, TimeoutError):
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                for message in device.poll(time.monotonic()):
+                    await transport.send(message)
+        raise
+    finally:
+        if receiving is not None:
+            receiving.cancel()
+            with contextlib.suppress(asyncio.CancelledError, TransportClosed, ProtocolError):
+                await receiving
+
+
+def _closed(error: Any) -> TransportClosed:
+    received = getattr(error, "rcvd", None)
+    return TransportClosed(
+        getattr(received, "reason", "") or "the connection broke", code=getattr(received, "code", 1006)
+    )
