@@ -202,6 +202,22 @@ class RateEstimator:
         kept = math.exp(-waiting / self._memory)
         return (self._bytes * kept + oldest.length) / (self._seconds * kept + waiting)
 
+    def backlog(self, now: float) -> float:
+        """Bytes that the link has still to carry by now, if it keeps its rate; 0 before the first estimate.
+
+        What was acknowledged had left the link a round trip ago; since then it has worked.
+
+        Args:
+            now: Seconds.
+        """
+        rate = self.rate(now)
+        if rate is None or not self._under_way:
+            return 0.0
+        began = self._under_way[0].sent_at
+        if self._arrived_at is not None:
+            began = max(began, self._arrived_at - self._rtt - self._lateness)
+        return max(self.in_flight - rate * (now - began), 0.0)
+
     def spread_bits(self, now: float) -> float:
         """Standard deviation of the bits that a slot carries, sigma_R; half the mean until it is known.
 

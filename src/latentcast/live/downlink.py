@@ -1,0 +1,293 @@
+"""When to make a packet, how long, and in which pieces: the window of one session.
+
+What is under way is bounded: what the link carries in a round trip, and two packets, each of which is half a
+slot's worth, so that the link does not run dry while an acknowledgement comes back and what waits in it is
+never older than a slot. On a slow link packets are longer than that, lest their headers dominate. Only
+acknowledgements count: that a transport takes a message says nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+from latentcast.errors import ProtocolError
+from latentcast.link.latency import latency_quantile
+from latentcast.live.protocol import (
+    FRAGMENT_BYTES,
+    MAX_FRAGMENTS,
+    OVERHEAD_BYTES,
+    Ack,
+    Refinement,
+    encode,
+)
+from latentcast.live.rate import RateEstimator
+from latentcast.live.streams import Chance, Stream
+
+__all__ = ["Downlink", "LatencyRecord"]
+
+PACKET_SLOTS = 1.0
+MIN_PACKET_BYTES = 48
+"""Least length of a packet that is not the last."""
+MIN_LAST_BYTES = 24
+LAST_PACKETS = 1.5
+LAST_SHARE = 0.95
+LAST_PIECES = 4
+MIN_PIECE = 48
+RESERVE_SLOTS = 0.3
+RESERVE_DEVIATIONS = 1.0
+RESERVE_SHARE = 0.5
+SPARE_PACKETS = 0.1
+SPARE_SECONDS = 0.002
+WINDOW_PACKETS = 2.25
+
+FIRST_PACKET_BYTES = 240
+"""Length of the first packet, which measures the link and gives the device something to show."""
+
+PIECE_BYTES = 1024
+"""Usual length of a fragment: short enough that each acknowledgement tells something."""
+
+MAX_PACKET_BYTES = MAX_FRAGMENTS * FRAGMENT_BYTES
+
+ENOUGH_MSE = 1e-7
+"""Error of x_0 that is not worth refining: about that of float16."""
+
+LATENCY_QUANTILE = 0.9
+
+
+@dataclass(kw_only=True)
+class LatencyRecord:
+    """How long packets took, against the paper's latency quantile (eq. 11) at 0.9 when they were sent.
+
+    Attributes:
+        packets: Packets that were acknowledged and had a prediction.
+        within: Those that took no longer than predicted.
+        predicted_seconds: Sum of the predictions.
+        reached_seconds: Sum of the times.
+    """
+
+    packets: int = 0
+    within: int = 0
+    predicted_seconds: float = 0.0
+    reached_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    packet: int
+    end: int  # bytes sent on this connection, this packet included
+    sent_at: float
+    predicted_seconds: float | None
+
+
+class Downlink:
+    """Paces one stream over one connection at a time.
+
+    Args:
+        stream: What makes the packets.
+        slot_seconds: Time of a denoising step.
+        rtt_seconds: Round trip.
+        deadline: When the device shows what it holds.
+
+    Attributes:
+        latency: How long packets took.
+        sent_bytes: Length of all REFINEMENT messages, on all connections.
+        arrived_packets: Packets that arrived whole, as far as is known.
+    """
+
+    def __init__(self, stream: Stream, *, slot_seconds: float, rtt_seconds: float, deadline: float) -> None:
+        self.latency = LatencyRecord()
+        self.sent_bytes = 0
+        self.arrived_packets = 0
+        self._stream = stream
+        self._slot = slot_seconds
+        self._deadline = deadline
+        self._last_useful = deadline - rtt_seconds / 2
+        self._estimator = RateEstimator(slot_seconds=slot_seconds, rtt_seconds=rtt_seconds)
+        self._fragments: deque[Refinement] = deque()
+        self._packets: deque[_Sent] = deque()
+        self._position = self._arrived = 0
+        # The step and the time of the last packet after which nothing was left to send, or of a refusal.
+        self._sated: tuple[int, float] | None = None
+        self._piece = PIECE_BYTES
+        # When something may be worth sending although nothing happened.
+        self._again: float | None = None
+
+    @property
+    def mean_rate(self) -> float | None:
+        """Bytes per second of busy link since the beginning."""
+        return self._estimator.mean_rate
+
+    def rate(self, now: float) -> float | None:
+        """Bytes per second that the link carries by the newest estimate."""
+        return self._estimator.rate(now)
+
+    def spread_bits(self, now: float) -> float:
+        """Standard deviation of the bits of a slot."""
+        return self._estimator.spread_bits(now)
+
+    def acknowledge(self, ack: Ack, now: float) -> None:
+        """Take an ACK.
+
+        Raises:
+            ProtocolError: If it acknowledges what was not sent; nothing changes.
+        """
+        if ack.packet >= self._stream.next_packet:
+            raise ProtocolError(f"ACK names packet {ack.packet}, which was not sent")
+        self._arrived += self._estimator.acknowledged(ack.received_bytes, ack.clock_us, now)
+        while self._packets and self._packets[0].end <= self._arrived:
+            sent = self._packets.popleft()
+            self._stream.acknowledged(sent.packet)
+            self.arrived_packets += 1
+            if sent.predicted_seconds is not None:
+                took = now - sent.sent_at
+                self.latency.packets += 1
+                self.latency.within += took <= sent.predicted_seconds
+                self.latency.predicted_seconds += sent.predicted_seconds
+                self.latency.reached_seconds += took
+
+    def reconnected(self, rtt_seconds: float) -> None:
+        """Begin on a new connection; what is known of the link stays."""
+        self._last_useful = self._deadline - rtt_seconds / 2
+        self._estimator.reconnected(rtt_seconds)
+        self._position = self._arrived = 0
+        self.forget_packets()
+
+    def forget_packets(self) -> None:
+        """Send nothing more of what has been made, and await nothing of it; bytes still count."""
+        self._fragments.clear()
+        self._packets.clear()
+        self._sated = self._again = None
+
+    def messages(self, now: float) -> list[bytes]:
+        """REFINEMENT messages for which there is room now."""
+        messages: list[bytes] = []
+        while True:
+            if not self._fragments and not self._next_packet(now):
+                return messages
+            fragment = self._fragments[0]
+            length = len(fragment.data) + OVERHEAD_BYTES
+            if self._stream.wants_whole_packets and not self._has_room(length, now):
+                return messages
+            self._fragments.popleft()
+            messages.append(encode(fragment))
+            self._sent(fragment, length, now)
+
+    def next_poll(self) -> float | None:
+        """When something may be worth sending although nothing happened."""
+        return self._again
+
+    def _next_packet(self, now: float) -> bool:
+        self._again = None
+        step = self._stream.step
+        if step >= self._stream.num_steps:
+            return False
+        if self._sated is not None and self._sated[0] == step:
+            again = self._sated[1] + self._slot / 2
+            if now < again:
+                self._again = again
+                return False
+        self._sated = None
+        if step == 0 and self._stream.predicted_mse <= ENOUGH_MSE:
+            return False
+        chance = self._chance(now)
+        if chance is None:
+            return False
+        data = self._stream.make(chance)
+        # A packet shorter than it might be holds all that is worth sending.
+        short = data is None or len(data) < 0.9 * chance.max_bytes
+        if short:
+            self._sated = (step, now)
+            self._again = now + self._slot / 2
+        if data is None:
+            return False
+        piece = min(max(self._piece, math.ceil(len(data) / MAX_FRAGMENTS)), FRAGMENT_BYTES)
+        number = self._stream.next_packet - 1
+        for index, place in enumerate(range(0, len(data), piece)):
+            part = data[place : place + piece]
+            self._fragments.append(Refinement(number, index, place + piece >= len(data), part))
+        return True
+
+    def _chance(self, now: float) -> Chance | None:
+        left = self._last_useful - now
+        if left <= 0.0:
+            return None
+        rate = self._estimator.rate(now)
+        if rate is None:
+            # One packet at a time until the first acknowledgement.
+            if self._estimator.in_flight:
+                return None
+            return Chance(
+                slots_left=left / self._slot, slot_bits=None, max_bytes=FIRST_PACKET_BYTES, is_last=False
+            )
+        packet = self._packet_bytes(rate)
+        backlog = self._estimator.backlog(now)
+        left -= backlog / rate
+        # A pass that does not end in time costs more than one that ends early: what is left then goes into
+        # a last packet on top.
+        planned = left - self._reserve(left, rate, now)
+        is_extra = rate * planned < 0.5 * packet
+        is_last = is_extra or rate * planned <= LAST_PACKETS * packet
+        size = rate * left * LAST_SHARE if is_extra else rate * planned if is_last else packet
+        size = min(size, MAX_PACKET_BYTES)
+        if size < MIN_LAST_BYTES or not self._has_room(size, now):
+            return None
+        # Just in time: what waits in the link grows old.
+        spare = SPARE_PACKETS * packet + rate * SPARE_SECONDS
+        if backlog > spare:
+            # Not sooner than it matters: a rate that falls while time passes drains nothing.
+            self._again = now + max((backlog - spare) / rate, 0.05 * self._slot)
+            return None
+        net = size - OVERHEAD_BYTES * math.ceil(size / PIECE_BYTES)
+        self._piece = PIECE_BYTES
+        if is_extra:
+            pieces = max(1, min(LAST_PIECES, int(size // MIN_PIECE)))
+            net = size - OVERHEAD_BYTES * pieces
+            self._piece = math.ceil(net / pieces)
+        return Chance(
+            slots_left=(left if is_extra else planned) / self._slot,
+            slot_bits=8.0 * rate * self._slot * net / size,
+            max_bytes=int(net),
+            is_last=is_last,
+        )
+
+    def _has_room(self, length: float, now: float) -> bool:
+        rate = self._estimator.rate(now)
+        if rate is None:
+            return self._estimator.in_flight == 0
+        window = self._pipe_bytes(rate) + WINDOW_PACKETS * self._packet_bytes(rate)
+        return self._estimator.in_flight + length <= window
+
+    def _reserve(self, left: float, rate: float, now: float) -> float:
+        slots = left / self._slot
+        variation = self._estimator.spread_bits(now) / (8.0 * rate * self._slot)
+        return (
+            min(
+                RESERVE_SLOTS + RESERVE_DEVIATIONS * variation * math.sqrt(max(slots, 0.0)),
+                RESERVE_SHARE * slots,
+            )
+            * self._slot
+        )
+
+    def _packet_bytes(self, rate: float) -> float:
+        return max(PACKET_SLOTS * rate * self._slot, MIN_PACKET_BYTES)
+
+    def _pipe_bytes(self, rate: float) -> float:
+        return rate * (self._estimator.rtt_seconds + self._estimator.lateness_seconds)
+
+    def _sent(self, fragment: Refinement, length: int, now: float) -> None:
+        self._position += length
+        self.sent_bytes += length
+        self._estimator.sent(length, now)
+        if fragment.last:
+            self._packets.append(_Sent(fragment.packet, self._position, now, self._predicted(now)))
+
+    def _predicted(self, now: float) -> float | None:
+        """Time until the last byte sent is acknowledged, which it keeps with probability 0.9 (eq. 11)."""
+        rate = self._estimator.rate(now)
+        if rate is None or rate <= 0.0:
+            return None
+        bits, mean = 8.0 * self._estimator.in_flight, 8.0 * rate * self._slot
+        slots = latency_quantile(bits, mean, self._estimator.spread_bits(now), LATENCY_QUANTILE)
+        return slots * self._slot + self._estimator.rtt_seconds
