@@ -4,19 +4,86 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
+import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from latentcast.diffusion.pipeline import DiffusersModel
+from latentcast.diffusion.path import NoisePath
+from latentcast.diffusion.pipeline import DiffusersModel, Reading
+from latentcast.diffusion.source import Step
+from latentcast.errors import ModelError, ParameterError
+from latentcast.live import service as service_module
 from latentcast.live.device_session import DeviceSession
 from latentcast.live.listening import Address, LiveServer
 from latentcast.live.server import ServeConfig, make_app
 from latentcast.live.service import LiveService
 
 PATIENCE_SECONDS = 60.0
+
+
+class MadeUpModel:
+    """Stands for a diffusion model: noise that becomes smaller from step to step."""
+
+    name = "made-up"
+    latent_shape = (4, 8, 8)
+    picture_size = (64, 64)
+
+    def read_prompt(self, prompt: str) -> Reading:
+        if prompt == "nonsense":
+            raise ParameterError("nothing of this is known here")
+        return Reading(prompt, ("taken as it stands",))
+
+    def decode(self, latents: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+        array = np.asarray(latents, np.float32)
+        levels = np.clip(array[:, :3] * 64 + 128, 0, 255).astype(np.uint8)
+        return levels.transpose(0, 2, 3, 1).repeat(8, axis=1).repeat(8, axis=2)
+
+
+class MadeUpDenoiser:
+    """Takes 10 ms a call, whatever the batch; "breaks" fails at its third step."""
+
+    def __init__(self, _: object) -> None:
+        self.steps_done: dict[str, int] = {}
+
+    def path(self, num_steps: int) -> NoisePath:
+        return NoisePath.stable_diffusion(num_steps)
+
+    def start(self, caption: str, seed: int, num_steps: int) -> "MadeUpRun":
+        return MadeUpRun(caption, np.random.default_rng(seed), num_steps, num_steps)
+
+    def advance(self, runs: Sequence["MadeUpRun"]) -> list[Step]:
+        time.sleep(0.010)
+        if any(run.caption == "breaks" and run.index == run.num_steps - 2 for run in runs):
+            raise ModelError("out of memory")
+        steps = []
+        for run in runs:
+            run.index -= 1
+            self.steps_done[run.caption] = self.steps_done.get(run.caption, 0) + 1
+            noise = run.rng.standard_normal((1, 4, 8, 8), dtype=np.float32)
+            sample = run.final + np.float32(run.index / run.num_steps) * noise
+            steps.append(Step(run.index, sample, sample))
+        return steps
+
+
+class MadeUpRun:
+    def __init__(self, caption: str, rng: np.random.Generator, index: int, num_steps: int) -> None:
+        self.caption, self.rng, self.index, self.num_steps = caption, rng, index, num_steps
+        self.final = rng.standard_normal((1, 4, 8, 8), dtype=np.float32)
+
+
+@contextlib.contextmanager
+def made_up_server(config: ServeConfig | None = None, **options: Any) -> Iterator["RunningServer"]:
+    """A server whose model costs nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service_module, "BatchedDenoiser", MadeUpDenoiser)
+        with running_server(cast("DiffusersModel", MadeUpModel()), config, **options) as server:
+            yield server
 
 
 @dataclass
@@ -37,6 +104,11 @@ class RunningServer:
     @property
     def port(self) -> int:
         return int(self.url.rsplit(":", 1)[1])
+
+    @property
+    def steps_done(self) -> dict[str, int]:
+        """Steps by caption, of the made-up model."""
+        return cast("MadeUpDenoiser", self.service._denoiser).steps_done
 
     def call(self, function: Callable[[], object]) -> None:
         """Run something in the server's event loop."""

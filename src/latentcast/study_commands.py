@@ -104,11 +104,11 @@ def _print_latent_mse(summary: Sequence[dict[str, Any]]) -> None:
 def _print_savings(savings: Sequence[Saving]) -> None:
     policies = list(dict.fromkeys(saving.policy for saving in savings))
     saved = {
-        (saving.latent_mse, saving.policy): f"{'at least ' * saving.at_least}{saving.saved_db:.1f}"
+        (saving.latent_mse, saving.policy): f"{'>' * saving.at_least}{saving.saved_db:.1f}"
         for saving in savings
     }
     console.print_table(
-        "SNR that the first policy saves at equal latent MSE, in dB",
+        "SNR that the first policy saves at equal latent MSE, in dB (> where one lies beyond the SNRs)",
         ["Latent MSE", *policies],
         [
             [f"{level:g}", *(saved.get((level, policy), "") for policy in policies)]

@@ -409,7 +409,8 @@ class DeviceSession:
                 self._keep(message, now)
         flags = message.fragment | (0x80 if message.last else 0)
         # After HELD, if there is one: what is acknowledged is not kept for us any more.
-        self._outgoing.append(Ack(message.packet, flags, self._received, int(now * 1e6) % 2**32))
+        since = 0.0 if self._asked_at is None else now - self._asked_at
+        self._outgoing.append(Ack(message.packet, flags, self._received, int(since * 1e6) % 2**32))
 
     def _keep(self, message: Refinement, now: float) -> None:
         self._unfinished += message.data

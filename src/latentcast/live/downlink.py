@@ -27,20 +27,33 @@ from latentcast.live.streams import Chance, Stream
 
 __all__ = ["Downlink", "LatencyRecord"]
 
-PACKET_SLOTS = 1.0
-MIN_PACKET_BYTES = 48
-"""Least length of a packet that is not the last."""
-MIN_LAST_BYTES = 24
-LAST_PACKETS = 1.5
-LAST_SHARE = 0.95
-LAST_PIECES = 4
-MIN_PIECE = 48
+NETWORK_BYTES = 54
+"""What the network adds to a message: headers of IPv4 and TCP with time stamps, and a WebSocket frame's."""
+
+MIN_PACKET_BYTES = 160
+"""Least length on the link of a packet that is not the last: below, headers take more than half of it."""
+
+WINDOW_PACKETS = 2.25
+"""Packets that may be under way beside what the link carries in a round trip."""
+
+SPARE_PACKETS = 0.1
+SPARE_SECONDS = 0.002
+"""A packet is made when so much of the ones before is left in the link, in packets and seconds."""
+
 RESERVE_SLOTS = 0.3
 RESERVE_DEVIATIONS = 1.0
 RESERVE_SHARE = 0.5
-SPARE_PACKETS = 0.1
-SPARE_SECONDS = 0.002
-WINDOW_PACKETS = 2.25
+"""The end that passes are planned without: slots, standard deviations of what the link carries until then, and
+at most this share of the time that is left. What it turns out to carry goes into a last packet on top."""
+
+LAST_PACKETS = 1.5
+"""With so many packets or fewer to go, one takes all that is left."""
+
+LAST_SHARE = 0.95
+MIN_LAST_BYTES = NETWORK_BYTES + 24
+LAST_PIECES = 4
+MIN_PIECE = 2 * NETWORK_BYTES
+"""The last packet on top takes this share of what is left; in pieces, so that some of them are in time."""
 
 FIRST_PACKET_BYTES = 240
 """Length of the first packet, which measures the link and gives the device something to show."""
@@ -104,7 +117,10 @@ class Downlink:
         self._slot = slot_seconds
         self._deadline = deadline
         self._last_useful = deadline - rtt_seconds / 2
-        self._estimator = RateEstimator(slot_seconds=slot_seconds, rtt_seconds=rtt_seconds)
+        self._rtt = rtt_seconds
+        self._estimator = RateEstimator(
+            slot_seconds=slot_seconds, rtt_seconds=rtt_seconds, overhead_bytes=NETWORK_BYTES
+        )
         self._fragments: deque[Refinement] = deque()
         self._packets: deque[_Sent] = deque()
         self._position = self._arrived = self._connection_bytes = 0
@@ -118,7 +134,7 @@ class Downlink:
 
     @property
     def mean_rate(self) -> float | None:
-        """Bytes per second of busy link since the beginning."""
+        """Bytes per second of busy link since the beginning, with what the network adds to messages."""
         return self._estimator.mean_rate
 
     def rate(self, now: float) -> float | None:
@@ -162,8 +178,14 @@ class Downlink:
                 self.latency.predicted_seconds += sent.predicted_seconds
                 self.latency.reached_seconds += took
 
+    def expect_deadline(self, deadline: float) -> None:
+        """Take it that the device shows what it holds at another time."""
+        self._deadline = deadline
+        self._last_useful = deadline - self._rtt / 2
+
     def reconnected(self, rtt_seconds: float) -> None:
         """Begin on a new connection; what is known of the link stays."""
+        self._rtt = rtt_seconds
         self._last_useful = self._deadline - rtt_seconds / 2
         self._estimator.reconnected(rtt_seconds)
         self._connection_bytes = 0
@@ -186,7 +208,7 @@ class Downlink:
                 return messages
             fragment = self._fragments[0]
             length = len(fragment.data) + OVERHEAD_BYTES
-            if self._stream.wants_whole_packets and not self._has_room(length, now):
+            if self._stream.wants_whole_packets and not self._has_room(length + NETWORK_BYTES, now):
                 return messages
             self._fragments.popleft()
             messages.append(encode(fragment))
@@ -257,11 +279,11 @@ class Downlink:
             # Not sooner than it matters: a rate that falls while time passes drains nothing.
             self._again = now + max((backlog - spare) / rate, 0.05 * self._slot)
             return None
-        net = size - OVERHEAD_BYTES * math.ceil(size / PIECE_BYTES)
+        net = size - (OVERHEAD_BYTES + NETWORK_BYTES) * math.ceil(size / PIECE_BYTES)
         self._piece = PIECE_BYTES
         if is_extra:
             pieces = max(1, min(LAST_PIECES, int(size // MIN_PIECE)))
-            net = size - OVERHEAD_BYTES * pieces
+            net = size - (OVERHEAD_BYTES + NETWORK_BYTES) * pieces
             self._piece = math.ceil(net / pieces)
         return Chance(
             slots_left=(left if is_extra else planned) / self._slot,
@@ -274,22 +296,19 @@ class Downlink:
         rate = self._estimator.rate(now)
         if rate is None:
             return self._estimator.in_flight == 0
+        if self._estimator.in_flight == 0:
+            return True
         window = self._pipe_bytes(rate) + WINDOW_PACKETS * self._packet_bytes(rate)
         return self._estimator.in_flight + length <= window
 
     def _reserve(self, left: float, rate: float, now: float) -> float:
         slots = left / self._slot
         variation = self._estimator.spread_bits(now) / (8.0 * rate * self._slot)
-        return (
-            min(
-                RESERVE_SLOTS + RESERVE_DEVIATIONS * variation * math.sqrt(max(slots, 0.0)),
-                RESERVE_SHARE * slots,
-            )
-            * self._slot
-        )
+        reserve = RESERVE_SLOTS + RESERVE_DEVIATIONS * variation * math.sqrt(max(slots, 0.0))
+        return min(reserve, RESERVE_SHARE * slots) * self._slot
 
     def _packet_bytes(self, rate: float) -> float:
-        return max(PACKET_SLOTS * rate * self._slot, MIN_PACKET_BYTES)
+        return max(rate * self._slot, MIN_PACKET_BYTES)
 
     def _pipe_bytes(self, rate: float) -> float:
         return rate * (self._estimator.rtt_seconds + self._estimator.lateness_seconds)

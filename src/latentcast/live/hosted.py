@@ -40,6 +40,7 @@ class HostedSession:
         transport: Where the device is.
         recording: Notes what happened, for the page's comparison.
         on_end: Called once when the session is over.
+        behind: Puts a transport behind an emulated link, on every connection the same one.
 
     Attributes:
         failure: What ended the session before its time, None if nothing did.
@@ -53,12 +54,14 @@ class HostedSession:
         transport: Transport,
         recording: Recording,
         on_end: Callable[[HostedSession], None],
+        behind: Callable[[Transport], Transport] | None = None,
     ) -> None:
         self.session = session
+        self._behind = behind
         self.failure: LatentcastError | None = None
         self.begun_at = time.monotonic()
         self.generated_at: float | None = None
-        self._transport: Transport | None = transport
+        self._transport: Transport | None = transport if behind is None else behind(transport)
         self._recording = recording
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
@@ -86,8 +89,7 @@ class HostedSession:
         self._task = self._loop.create_task(self._serve())
 
     async def listen(self) -> None:
-        """Take the messages of the device that has just come until it leaves, is at fault, or all is over."""
-        # The link that the server emulates may lie around the connection that asked.
+        """Take the device's messages until it leaves, is at fault, or the session is over."""
         transport = self._transport
         if transport is None:
             return
@@ -118,7 +120,10 @@ class HostedSession:
             ProtocolError: If the session does not take it.
         """
         self.session.attach(resume, time.monotonic())
-        former, self._transport = self._transport, transport
+        former, self._transport = (
+            self._transport,
+            transport if self._behind is None else self._behind(transport),
+        )
         if former is not None:
             self._close_soon(former, 1000, "the device came back on another connection")
         self._changed.set()
@@ -144,13 +149,15 @@ class HostedSession:
                 self._stop_if_unwanted()
                 now = time.monotonic()
                 again = self.session.next_poll(now)
-                if self.session.ended or again is None:
+                if self.session.ended or (again is None and self._transport is None):
                     break
                 if self._transport is not None and self.session.is_silent(now):
                     self._close_soon(self._transport, 1001, "nothing has been heard of the device")
                     self._let_go(self._transport)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), min(max(again - now, 0.0), _IDLE_SECONDS))
+                    # Nothing to wait for: the last words have come up since.
+                    seconds = 0.0 if again is None else min(max(again - now, 0.0), _IDLE_SECONDS)
+                    await asyncio.wait_for(self._changed.wait(), seconds)
         except Exception as error:  # a mistake of ours must not look like a quiet end
             self.failure = error if isinstance(error, LatentcastError) else LatentcastError(repr(error))
         finally:

@@ -26,6 +26,9 @@ EXACT_LAGS = 16
 _UPLINK = 2
 # What a packet's header and its cut end cost, in bits; as in the policy.
 _PACKET_BITS = 40.0
+# Of what slots to come are estimated to carry, a pass counts on so much: one that ends too early is less coarse
+# than one that does not end is incomplete.
+_CERTAIN_SHARE = 0.9
 
 
 class LivePlan:
@@ -104,7 +107,7 @@ class LivePlan:
             last_slot: In which the pass ends.
             rate_bits: What is left of this slot.
         """
-        to_come = (last_slot - slot) * max((self._mean_bits or 0.0) - _PACKET_BITS, 0.0)
+        to_come = (last_slot - slot) * max(_CERTAIN_SHARE * (self._mean_bits or 0.0) - _PACKET_BITS, 0.0)
         return max(rate_bits + to_come, self._packet_bits)
 
 

@@ -44,16 +44,19 @@ LATENESS_SECONDS = 10.0
 IDLE_SHARE = 0.25
 """An interval of which the link was idle for a larger part is a lower bound and no sample."""
 
+# Lengths of the messages PING and ACK.
+_PING_BYTES, _ACK_BYTES = 9, 16
+
 _WORD = 2**32
 
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
     end: int  # bytes sent on this connection, this message included
-    length: int
+    length: int  # of it on the link, with what the network adds
     sent_at: float
-    # What was known to have arrived when it was sent, when that was known, and when it was so.
-    arrived: int
+    # Bytes that the link was known to have carried when it was sent, when that was known, and when it was so.
+    carried: int
     arrived_at: float | None
     device_seconds: float
 
@@ -66,9 +69,11 @@ class RateEstimator:
     Args:
         slot_seconds: Time of a slot, positive.
         rtt_seconds: Round trip of a small message, 0 or more.
+        overhead_bytes: What the network adds to every message, 0 or more. All rates and `in_flight` count it,
+            so that they do not depend on how long messages are.
 
     Raises:
-        ParameterError: If a time is out of range.
+        ParameterError: If an argument is out of range.
 
     Example:
         >>> estimator = RateEstimator(slot_seconds=0.1, rtt_seconds=0.0)
@@ -81,11 +86,14 @@ class RateEstimator:
         0
     """
 
-    def __init__(self, *, slot_seconds: float, rtt_seconds: float) -> None:
+    def __init__(self, *, slot_seconds: float, rtt_seconds: float, overhead_bytes: int = 0) -> None:
         if not 0.0 < slot_seconds < math.inf:
             raise ParameterError(f"slot_seconds is {slot_seconds}; it must be positive and finite")
         if not 0.0 <= rtt_seconds < math.inf:
             raise ParameterError(f"rtt_seconds is {rtt_seconds}; it must be finite, 0 or more")
+        if overhead_bytes < 0:
+            raise ParameterError(f"overhead_bytes is {overhead_bytes}; it must be 0 or more")
+        self._overhead = overhead_bytes
         self._slot = slot_seconds
         self._memory = MEMORY_SLOTS * slot_seconds
         self._rtt = rtt_seconds
@@ -95,6 +103,7 @@ class RateEstimator:
         self._total_bytes, self._total_seconds = 0, 0.0
         self._under_way: deque[_Sent] = deque()
         self._sent = self._arrived = 0
+        self._link_sent = self._link_carried = 0
         self._arrived_at: float | None = None
         self._clock_us: int | None = None
         self._device_seconds = 0.0
@@ -102,8 +111,8 @@ class RateEstimator:
 
     @property
     def in_flight(self) -> int:
-        """Bytes sent and not acknowledged."""
-        return self._sent - self._arrived
+        """Bytes on the link: sent and not acknowledged, with what the network adds."""
+        return self._link_sent - self._link_carried
 
     @property
     def num_in_flight(self) -> int:
@@ -133,8 +142,10 @@ class RateEstimator:
             now: Seconds.
         """
         self._sent += length
+        on_link = length + self._overhead
+        self._link_sent += on_link
         self._under_way.append(
-            _Sent(self._sent, length, now, self._arrived, self._arrived_at, self._device_seconds)
+            _Sent(self._sent, on_link, now, self._link_carried, self._arrived_at, self._device_seconds)
         )
 
     def acknowledged(self, received_bytes: int, clock_us: int, now: float) -> int:
@@ -146,7 +157,7 @@ class RateEstimator:
             now: Seconds.
 
         Returns:
-            How many bytes it newly acknowledges.
+            How many bytes of messages it newly acknowledges.
 
         Raises:
             ProtocolError: If more has arrived than was sent; nothing changes.
@@ -154,17 +165,21 @@ class RateEstimator:
         new = (received_bytes - self._arrived) % _WORD
         if new == 0 or new >= _WORD - _WORD // 2:
             return 0
-        if new > self.in_flight:
+        unknown = self._sent - self._arrived
+        if new > unknown:
             raise ProtocolError(
-                f"ACK says that {received_bytes} bytes arrived, {new - self.in_flight} more than were sent"
+                f"ACK says that {received_bytes} bytes arrived, {new - unknown} more than were sent"
             )
         self._arrived += new
         first = last = self._under_way[0]
+        carried = 0
         while self._under_way and self._under_way[0].end <= self._arrived:
             last = self._under_way.popleft()
-        if last.end <= self._arrived:
+            carried += last.length
+        if carried:
+            self._link_carried += carried
             self._rtt = min(self._rtt, max(now - last.sent_at, 0.0))
-        self._sample(new, first, last, clock_us, now)
+            self._sample(carried, first, last, clock_us, now)
         self._arrived_at, self._clock_us = now, clock_us
         return new
 
@@ -176,6 +191,7 @@ class RateEstimator:
         """
         self._under_way.clear()
         self._sent = self._arrived = 0
+        self._link_sent = self._link_carried = 0
         self._arrived_at = self._clock_us = None
         self._whole_bytes = self._whole_seconds = 0.0
         self._rtt = rtt_seconds
@@ -205,7 +221,7 @@ class RateEstimator:
     def backlog(self, now: float) -> float:
         """Bytes that the link has still to carry by now, if it keeps its rate; 0 before the first estimate.
 
-        What was acknowledged had left the link a round trip ago; since then it has worked.
+        What was acknowledged had left the link before its acknowledgement came back; since then it has worked.
 
         Args:
             now: Seconds.
@@ -215,7 +231,7 @@ class RateEstimator:
             return 0.0
         began = self._under_way[0].sent_at
         if self._arrived_at is not None:
-            began = max(began, self._arrived_at - self._rtt - self._lateness)
+            began = max(began, self._arrived_at - self._return_seconds() - self._lateness)
         return max(self.in_flight - rate * (now - began), 0.0)
 
     def spread_bits(self, now: float) -> float:
@@ -239,11 +255,23 @@ class RateEstimator:
         seconds = self._interval(clock_us, self._clock_us, by_server)
         self._device_seconds += seconds
         self._note_lateness(by_server - seconds, by_server)
-        idle = min(max(first.sent_at - (self._arrived_at - self._rtt), 0.0), seconds)
+        idle = min(max(first.sent_at - (self._arrived_at - self._return_seconds()), 0.0), seconds)
         if idle > IDLE_SHARE * seconds:
             self._bound(last)
         elif seconds - idle > 0.0:
             self._add(new, seconds - idle)
+
+    def _return_seconds(self) -> float:
+        """From when a message has left the link to its acknowledgement.
+
+        A round trip without what a PING takes on a slow link both ways, and with what an ACK takes on one.
+        """
+        if self._seconds <= 0.0 or self._bytes <= 0.0:
+            return self._rtt
+        per_byte = self._seconds / self._bytes
+        ping, ack = (self._overhead + size for size in (_PING_BYTES, _ACK_BYTES))
+        way = max(self._rtt - 2.0 * ping * per_byte, 0.0)
+        return min(self._rtt, way + ack * per_byte)
 
     def _interval(self, clock_us: int, before_us: int, by_server: float) -> float:
         """Seconds between two acknowledgements, by the device's clock unless that has jumped."""
@@ -263,7 +291,7 @@ class RateEstimator:
         if last.arrived_at is None:
             return
         took = self._device_seconds - last.device_seconds
-        self._raise(self._arrived - last.arrived, max(took, last.sent_at - last.arrived_at, 1e-3))
+        self._raise(self._link_carried - last.carried, max(took, last.sent_at - last.arrived_at, 1e-3))
 
     def _raise(self, num_bytes: int, seconds: float) -> None:
         rate = num_bytes / seconds

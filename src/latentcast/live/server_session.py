@@ -58,6 +58,9 @@ GRACE_SECONDS = 2.0
 ABSENCE_SECONDS = 10.0
 """How long a device may be away before its request is given up."""
 
+LONGEST_UPLOAD_SECONDS = 5.0
+"""How long a request may have been on its way; a device's clock that says more has jumped."""
+
 KEEPALIVE_SECONDS = 5.0
 SILENCE_SECONDS = 15.0
 
@@ -170,7 +173,10 @@ class ServerSession:
         self._slot = slot_seconds
         self._num_steps = num_steps
         rtt = min(request.rtt_ms, request.deadline_ms) / 1e3
-        self._deadline = received_at - rtt / 2 + request.deadline_ms / 1e3
+        self._received_at = received_at
+        self._rtt = rtt
+        self._deadline_seconds = request.deadline_ms / 1e3
+        self._deadline = received_at - rtt / 2 + self._deadline_seconds
         self._deadline_slots = max(int((request.deadline_ms / 1e3 - rtt / 2) / slot_seconds), 0)
         self._stream: Stream
         if self.codec == PROGRESSIVE:
@@ -269,6 +275,7 @@ class ServerSession:
         match message:
             case Ack():
                 self._downlink.acknowledge(message, now)
+                self._learn_deadline(message.clock_us / 1e6, now)
             case Ping():
                 self._control(Pong(message.nonce))
             case Pong():
@@ -398,6 +405,15 @@ class ServerSession:
             steps=self._num_steps - self._stream.step,
             num_steps=self._num_steps,
         )
+
+    def _learn_deadline(self, since_request: float, now: float) -> None:
+        """Move the deadline forward if an ACK shows that the request was longer on its way than a PING."""
+        asked_at = now - since_request - self._rtt / 2
+        if asked_at >= self._received_at - LONGEST_UPLOAD_SECONDS:
+            deadline = asked_at + self._deadline_seconds
+            if deadline < self._deadline:
+                self._deadline = deadline
+                self._downlink.expect_deadline(deadline)
 
     def _take_report(self, held: Held) -> None:
         if held.reason == DEADLINE:

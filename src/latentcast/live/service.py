@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,10 @@ from latentcast.live.engine import Engine, Ticket
 from latentcast.live.event_log import log_event
 from latentcast.live.hosted import HostedSession
 from latentcast.live.link.schedule import RateSchedule
+from latentcast.live.link.shaper import TokenBucket
 from latentcast.live.metrics import Metrics
 from latentcast.live.protocol import Request, Resume
+from latentcast.live.rehearsal import rehearse
 from latentcast.live.server_session import ServedModel, ServerSession
 from latentcast.live.shaped_transport import ShapedTransport
 from latentcast.live.transport import Transport
@@ -110,6 +113,7 @@ class LiveService:
         self._engine = await asyncio.to_thread(
             Engine, self._denoiser, max_requests=2 * self.config.max_sessions, on_call=self.metrics.call
         )
+        await asyncio.to_thread(rehearse, self.served, min(STEP_COUNTS))
         log_event(
             "ready",
             model=self.model.name,
@@ -204,9 +208,11 @@ class LiveService:
                 caption=reading.caption,
                 notes=reading.notes,
             )
+            behind = None
             if request.link is not None:
                 schedule = self._emulated(request.link, seed, admission.slot_seconds)
-                transport = ShapedTransport(transport, schedule, start_seconds=received_at)
+                bucket = TokenBucket(schedule, start_seconds=received_at)
+                behind = partial(ShapedTransport, bucket=bucket)
         except ProtocolError as error:
             raise RefusedError(error.code, str(error)) from error
         recording = Recording(
@@ -214,7 +220,7 @@ class LiveService:
             deadline_seconds=request.deadline_ms / 1e3,
             rtt_seconds=2 * half_trip,
         )
-        hosted = HostedSession(session, transport, recording, self._ended)
+        hosted = HostedSession(session, transport, recording, self._ended, behind)
         try:
             hosted.begin(self.engine, caption=reading.caption, seed=seed, num_steps=admission.num_steps)
         except LiveError as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 
-from latentcast.live.link.schedule import RateSchedule
 from latentcast.live.link.shaper import TokenBucket
 from latentcast.live.transport import Transport, TransportClosed
 
@@ -25,13 +24,12 @@ class ShapedTransport:
 
     Args:
         transport: The device's own.
-        schedule: Rate over time.
-        start_seconds: When the schedule begins, on the monotonic clock.
+        bucket: The link, on the monotonic clock.
     """
 
-    def __init__(self, transport: Transport, schedule: RateSchedule, *, start_seconds: float) -> None:
+    def __init__(self, transport: Transport, bucket: TokenBucket) -> None:
         self._transport = transport
-        self._bucket = TokenBucket(schedule, start_seconds=start_seconds)
+        self._bucket = bucket
         self._under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_UNDER_WAY)
         self._closed: TransportClosed | None = None
         self._carrier = asyncio.get_running_loop().create_task(self._carry())
