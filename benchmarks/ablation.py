@@ -167,6 +167,7 @@ class Source:
 
     def __init__(self, name: str, episodes: int, seed: int) -> None:
         self.name = name
+        self.fresh: Callable[[], Calibration]
         path = Scenario.paper(snr_db=0.0).path
         if name == "gaussian":
             self.shape = (4, 64, 64)
