@@ -193,8 +193,3 @@ class World:
 def held_by(server: ServerSession) -> NDArray[np.float32]:
     """What the server believes the device holds once everything has arrived, as a latent."""
     return np.asarray(server._stream._sender.reference)  # type: ignore[attr-defined]
-
-
-def drawn_bytes(link_bits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Bytes per slot of drawn rates in bits."""
-    return link_bits / 8.0
