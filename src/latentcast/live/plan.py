@@ -28,7 +28,7 @@ _UPLINK = 2
 _PACKET_BITS = 40.0
 # Of what slots to come are estimated to carry, a pass counts on so much: a pass that ends a little early is
 # hardly coarser, one that does not end is incomplete.
-_CERTAIN_SHARE = 0.9
+_CERTAIN_SHARE = 0.85
 
 
 class LivePlan:
