@@ -59,7 +59,8 @@ ABSENCE_SECONDS = 10.0
 """How long a device may be away before its request is given up."""
 
 LONGEST_UPLOAD_SECONDS = 5.0
-"""How long a request may have been on its way; a device's clock that says more has jumped."""
+LESSONS = 2
+"""How long a request may have been on its way, and how many ACKs tell it: later a clock may have jumped."""
 
 KEEPALIVE_SECONDS = 5.0
 SILENCE_SECONDS = 15.0
@@ -175,6 +176,7 @@ class ServerSession:
         rtt = min(request.rtt_ms, request.deadline_ms) / 1e3
         self._received_at = received_at
         self._rtt = rtt
+        self._lessons = LESSONS
         self._deadline_seconds = request.deadline_ms / 1e3
         self._deadline = received_at - rtt / 2 + self._deadline_seconds
         self._deadline_slots = max(int((request.deadline_ms / 1e3 - rtt / 2) / slot_seconds), 0)
@@ -408,6 +410,9 @@ class ServerSession:
 
     def _learn_deadline(self, since_request: float, now: float) -> None:
         """Move the deadline forward if an ACK shows that the request was longer on its way than a PING."""
+        if self._lessons == 0:
+            return
+        self._lessons -= 1
         asked_at = now - since_request - self._rtt / 2
         if asked_at >= self._received_at - LONGEST_UPLOAD_SECONDS:
             deadline = asked_at + self._deadline_seconds
