@@ -43,8 +43,8 @@ SPARE_SECONDS = 0.002
 RESERVE_SLOTS = 0.3
 RESERVE_DEVIATIONS = 1.0
 RESERVE_SHARE = 0.5
-"""The end that passes are planned without: slots, standard deviations of what the link carries until then, and
-at most this share of the time that is left. What it turns out to carry goes into a last packet on top."""
+"""The end that passes are planned without: slots, standard deviations of what the link carries until then,
+and at most this share of the time that is left. What it turns out to carry goes into a last packet on top."""
 
 LAST_PACKETS = 1.5
 """With so many packets or fewer to go, one takes all that is left."""

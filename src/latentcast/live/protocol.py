@@ -29,6 +29,7 @@ __all__ = [
     "NO_PACKET",
     "OVERHEAD_BYTES",
     "PROGRESSIVE",
+    "REFINEMENT_TYPE",
     "SERVER_MESSAGE_BYTES",
     "VERSION",
     "Ack",
@@ -334,11 +335,13 @@ _FIELDS: dict[int, tuple[type, struct.Struct]] = {
     7: (Held, struct.Struct("<BHII")),
     18: (Reset, struct.Struct("<H?")),
 }
-_REFINEMENT_TYPE = 17
+REFINEMENT_TYPE = 17
+"""First byte of a REFINEMENT."""
+
 _TYPE_OF: dict[type, int] = {
     **{kind: number for number, kind in _JSON.items()},
     **{kind: number for number, (kind, _) in _FIELDS.items()},
-    Refinement: _REFINEMENT_TYPE,
+    Refinement: REFINEMENT_TYPE,
 }
 _NAMES = {number: kind.__name__.upper() for kind, number in _TYPE_OF.items()} | {20: "ERROR"}
 _ALLOWED: dict[Sender, frozenset[int]] = {
@@ -408,7 +411,7 @@ def decode(data: bytes | bytearray | memoryview, *, sender: Sender) -> Message:
         raise ProtocolError(f"a {sender} sent message type {number} {named}which it may not send")
     if number in _JSON:
         return _decode_json(number, body)
-    if number == _REFINEMENT_TYPE:
+    if number == REFINEMENT_TYPE:
         return _decode_refinement(body)
     kind, fields = _FIELDS[number]
     if len(body) != fields.size:

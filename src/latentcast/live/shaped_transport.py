@@ -1,7 +1,8 @@
 """A transport behind an emulated link: a message goes out when its last byte would have arrived.
 
 For the page's demonstration, where the browser's own link is far too good. What the device sends is not
-delayed.
+delayed. Nor are the server's few control messages, but by the refinements before them: the link is scaled to
+the size of the model's latent, and on a small model's READY alone would take a good part of the deadline.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import time
 
 from latentcast.live.link.shaper import TokenBucket
+from latentcast.live.protocol import REFINEMENT_TYPE
 from latentcast.live.transport import Transport, TransportClosed
 
 __all__ = ["ShapedTransport"]
@@ -38,7 +40,8 @@ class ShapedTransport:
         """Put a message on the link; see `Transport.send`."""
         if self._closed is not None:
             raise self._closed
-        await self._under_way.put((self._bucket.send(len(message), time.monotonic()), message))
+        num_bytes = len(message) if message[0] == REFINEMENT_TYPE else 0
+        await self._under_way.put((self._bucket.send(num_bytes, time.monotonic()), message))
 
     async def receive(self) -> bytes:
         """See `Transport.receive`."""
