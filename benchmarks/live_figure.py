@@ -32,6 +32,8 @@ def draw(rows: Sequence[dict[str, Any]], file: Path) -> None:
         ):
             shares.plot(rates, [row[key] for row in rows], label=label, **style.line())
         shares.set_xscale("log")
+        shares.set_xticks([1, 2, 5, 10, 20, 50], labels=["1", "2", "5", "10", "20", "50"])
+        shares.tick_params(axis="x", which="minor", labelbottom=False)
         shares.set_ylim(-0.05, 1.05)
         shares.set_xlabel("mean rate of the link, kbit/s")
         shares.set_ylabel("requests with a picture")
