@@ -55,7 +55,7 @@ LAST_PIECES = 4
 MIN_PIECE = 2 * NETWORK_BYTES
 """The last packet on top takes this share of what is left; in pieces, so that some of them are in time."""
 
-FIRST_PACKET_BYTES = 240
+FIRST_PACKET_BYTES = 96
 """Length of the first packet, which measures the link and gives the device something to show."""
 
 PIECE_BYTES = 1024
