@@ -51,7 +51,7 @@ from latentcast.live.server_session import ServedModel
 from live_figure import draw
 from live_prediction import Pace, arrived_bits, could_carry_one, predicted_mse
 from live_rehearsal import Rehearsal
-from logged_server import LoggedServer
+from live_serve_process import LoggedServer
 
 SNRS_DB = (-12.0, -9.0, -6.0, -3.0, 0.0, 3.0, 6.0, 12.0, 18.0, 24.0)
 LATENT_SHAPE = (4, 16, 16)
