@@ -108,7 +108,9 @@ async def ask_once(url: str, seed: int, deadline_seconds: float) -> DeviceSessio
         with contextlib.suppress(ConnectionClosed):
             while not device.ended:
                 for message in device.poll(time.monotonic()):
-                    await connection.send(message)
+                    # What the server said before it closed is still to be read.
+                    with contextlib.suppress(ConnectionClosed):
+                        await connection.send(message)
                 again = device.next_poll(time.monotonic())
                 if again is None:
                     break

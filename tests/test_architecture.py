@@ -29,6 +29,7 @@ FLOORS = [
         "commands",
         "model_commands",
         "study_commands",
+        "device_commands",
         "console",
         "__main__",
         "__init__",

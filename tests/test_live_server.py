@@ -328,6 +328,9 @@ def test_a_slow_reader_disturbs_nobody_and_costs_little(
             f"GET /v1/live HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
         )
+        greeting = b""
+        while not greeting.endswith(b"\r\n\r\n"):
+            greeting += raw.recv(1)
         body = request(prompt="slow", deadline_ms=4000.0)
         mask = b"\0\0\0\0"
         raw.sendall(bytes([0x82, 0xFE]) + len(body).to_bytes(2, "big") + mask + body)

@@ -92,8 +92,8 @@ def test_several_packets_share_a_slot() -> None:
         assert part is not None
         assert len(part) <= 30
         parts.delivered()
-    # The last one knows that it is; headers and the bits that a cut leaves cost a little.
-    assert whole.expected_mse < parts.expected_mse < 2.0 * whole.expected_mse
+    # Three more headers of 40 bits are half a bit of every number, 2.8 dB.
+    assert whole.expected_mse < parts.expected_mse < 2.5 * whole.expected_mse
 
 
 def test_too_short_a_prefix_is_refused() -> None:

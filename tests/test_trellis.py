@@ -117,7 +117,7 @@ def cost(k: NDArray[np.int64], quantizer: NDArray[np.int64], values: FloatArray,
     return float(np.sum((points - values) ** 2) + PRICE * bits.sum())
 
 
-@pytest.mark.parametrize(("rate_bits", "limit_db"), [(1, 0.9), (2, 0.75), (3, 0.65)])
+@pytest.mark.parametrize(("rate_bits", "limit_db"), [(1, 0.75), (2, 0.65), (3, 0.6)])
 def test_gap_to_the_rate_distortion_function(rate_bits: float, limit_db: float) -> None:
     rate, gap = rate_and_gap_db(class_of_rate(rate_bits))
     # Relative deviations of error and of sample variance (both about sqrt(2 / n)) and of the rate.

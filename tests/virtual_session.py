@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from virtual_link import VirtualLink
 
 from latentcast.codec.calibration import Calibration
 from latentcast.diffusion.gaussian import GaussianSource
@@ -20,6 +19,7 @@ from latentcast.errors import ProtocolError
 from latentcast.live.device_session import DeviceSession
 from latentcast.live.protocol import Cancel, Ping, Pong, Request, Resume, decode, encode, failure_of
 from latentcast.live.server_session import ServedModel, ServerSession
+from virtual_link import VirtualLink
 
 _CALIBRATIONS: dict[int, Calibration] = {}
 
@@ -193,13 +193,3 @@ class World:
 def held_by(server: ServerSession) -> NDArray[np.float32]:
     """What the server believes the device holds once everything has arrived, as a latent."""
     return np.asarray(server._stream._sender.reference)  # type: ignore[attr-defined]
-
-
-def drawn_bytes(link_bits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Bytes per slot of drawn rates in bits."""
-    return link_bits / 8.0
-
-
-def pairs(values: list[float]) -> Iterator[tuple[float, float]]:
-    """Each value with the one before."""
-    yield from zip(values, values[1:], strict=False)

@@ -354,10 +354,16 @@ async def _converse(
 ) -> None:
     """One connection, until the session or the connection ends."""
     receiving: asyncio.Task[bytes] | None = None
+    hears_us = True
     try:
         while True:
             for message in device.poll(time.monotonic()):
-                await transport.send(message)
+                # A server that has closed may have said why before: that is still to be read.
+                if hears_us:
+                    try:
+                        await transport.send(message)
+                    except TransportClosed:
+                        hears_us = False
             if on_change is not None:
                 on_change(device, time.monotonic())
             if device.ended:

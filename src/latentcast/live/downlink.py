@@ -43,8 +43,8 @@ SPARE_SECONDS = 0.002
 RESERVE_SLOTS = 0.3
 RESERVE_DEVIATIONS = 1.0
 RESERVE_SHARE = 0.5
-"""The end that passes are planned without: slots, standard deviations of what the link carries until then, and
-at most this share of the time that is left. What it turns out to carry goes into a last packet on top."""
+"""The end that passes are planned without: slots, standard deviations of what the link carries until then,
+and at most this share of the time that is left. What it turns out to carry goes into a last packet on top."""
 
 LAST_PACKETS = 1.5
 """With so many packets or fewer to go, one takes all that is left."""
@@ -123,7 +123,9 @@ class Downlink:
         )
         self._fragments: deque[Refinement] = deque()
         self._packets: deque[_Sent] = deque()
-        self._position = self._arrived = 0
+        self._position = self._arrived = self._connection_bytes = 0
+        # Packet, fragment with its bit 7, and where it ended, of what is under way.
+        self._messages: deque[tuple[int, int, int]] = deque()
         # The step and the time of the last packet after which nothing was left to send, or of a refusal.
         self._sated: tuple[int, float] | None = None
         self._piece = PIECE_BYTES
@@ -151,7 +153,20 @@ class Downlink:
         """
         if ack.packet >= self._stream.next_packet:
             raise ProtocolError(f"ACK names packet {ack.packet}, which was not sent")
-        self._arrived += self._estimator.acknowledged(ack.received_bytes, ack.clock_us, now)
+        surplus = (ack.received_bytes - self._connection_bytes) % 2**32
+        if 0 < surplus < 2**31:
+            raise ProtocolError(
+                f"ACK says that {ack.received_bytes} bytes arrived, {surplus} more than were sent"
+            )
+        # By its name and not by the bytes: what came damaged is never counted, and yet under way no more.
+        named = [
+            end for packet, flags, end in self._messages if (packet, flags) == (ack.packet, ack.fragment)
+        ]
+        if not named:
+            return  # a duplicate, or of before a RESET
+        while self._messages and self._messages[0][2] <= named[0]:
+            self._messages.popleft()
+        self._arrived += self._estimator.acknowledged(named[0] % 2**32, ack.clock_us, now)
         while self._packets and self._packets[0].end <= self._arrived:
             sent = self._packets.popleft()
             self._stream.acknowledged(sent.packet)
@@ -173,11 +188,14 @@ class Downlink:
         self._rtt = rtt_seconds
         self._last_useful = self._deadline - rtt_seconds / 2
         self._estimator.reconnected(rtt_seconds)
-        self._position = self._arrived = 0
+        self._connection_bytes = 0
         self.forget_packets()
 
     def forget_packets(self) -> None:
-        """Send nothing more of what has been made, and await nothing of it; bytes still count."""
+        """Send nothing more of what has been made, and await nothing of it."""
+        self._estimator.reconnected(self._estimator.rtt_seconds)
+        self._position = self._arrived = 0
+        self._messages.clear()
         self._fragments.clear()
         self._packets.clear()
         self._sated = self._again = None
@@ -297,6 +315,9 @@ class Downlink:
 
     def _sent(self, fragment: Refinement, length: int, now: float) -> None:
         self._position += length
+        self._connection_bytes += length
+        flags = fragment.fragment | (0x80 if fragment.last else 0)
+        self._messages.append((fragment.packet, flags, self._position))
         self.sent_bytes += length
         self._estimator.sent(length, now)
         if fragment.last:

@@ -26,9 +26,9 @@ EXACT_LAGS = 16
 _UPLINK = 2
 # What a packet's header and its cut end cost, in bits; as in the policy.
 _PACKET_BITS = 40.0
-# Of what slots to come are estimated to carry, a pass counts on so much: one that ends too early is less coarse
-# than one that does not end is incomplete.
-_CERTAIN_SHARE = 0.9
+# Of what slots to come are estimated to carry, a pass counts on so much: a pass that ends a little early is
+# hardly coarser, one that does not end is incomplete.
+_CERTAIN_SHARE = 0.85
 
 
 class LivePlan:

@@ -221,7 +221,7 @@ class RateEstimator:
     def backlog(self, now: float) -> float:
         """Bytes that the link has still to carry by now, if it keeps its rate; 0 before the first estimate.
 
-        What was acknowledged had left the link before its acknowledgement came back; since then it has worked.
+        What is acknowledged left the link before its acknowledgement came back; since then it has worked.
 
         Args:
             now: Seconds.

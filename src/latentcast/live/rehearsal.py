@@ -1,4 +1,4 @@
-"""A session in memory, in virtual time: compiles what is compiled on first use before anybody waits for it."""
+"""A session in memory, in virtual time: compiles what is compiled on first use before anybody waits."""
 
 from __future__ import annotations
 

@@ -61,6 +61,9 @@ ABSENCE_SECONDS = 10.0
 LONGEST_UPLOAD_SECONDS = 5.0
 """How long a request may have been on its way; a device's clock that says more has jumped."""
 
+JUMP_SECONDS = 0.25
+"""By how much an ACK may correct what one before it said of the request; more is a clock that has jumped."""
+
 KEEPALIVE_SECONDS = 5.0
 SILENCE_SECONDS = 15.0
 
@@ -175,8 +178,10 @@ class ServerSession:
         rtt = min(request.rtt_ms, request.deadline_ms) / 1e3
         self._received_at = received_at
         self._rtt = rtt
+        self._asked_at: float | None = None
         self._deadline_seconds = request.deadline_ms / 1e3
-        self._deadline = received_at - rtt / 2 + self._deadline_seconds
+        # The latest that it can be, for how long the session lives; and the likely one, for what is planned.
+        self._latest = self._deadline = received_at - rtt / 2 + self._deadline_seconds
         self._deadline_slots = max(int((request.deadline_ms / 1e3 - rtt / 2) / slot_seconds), 0)
         self._stream: Stream
         if self.codec == PROGRESSIVE:
@@ -330,7 +335,7 @@ class ServerSession:
             return None
         if self._controls and self.attached:
             return now
-        times = [self._deadline + GRACE_SECONDS if self._is_over else self._deadline]
+        times = [self._latest + GRACE_SECONDS if self._is_over else self._latest]
         if self._detached_at is not None:
             times.append(self._detached_at + ABSENCE_SECONDS)
         else:
@@ -395,7 +400,9 @@ class ServerSession:
         rate = self._downlink.mean_rate
         return Summary(
             session=self.session,
-            deadline_met=self._stream.has_picture if self._reported else self._downlink.arrived_packets > 0,
+            deadline_met=bool(knows and self._stream.has_picture)
+            if self._reported
+            else self._downlink.arrived_packets > 0,
             packets=self._stream.next_packet,
             bytes=self._downlink.sent_bytes,
             predicted_mse=self._stream.predicted_mse if knows else None,
@@ -409,11 +416,15 @@ class ServerSession:
     def _learn_deadline(self, since_request: float, now: float) -> None:
         """Move the deadline forward if an ACK shows that the request was longer on its way than a PING."""
         asked_at = now - since_request - self._rtt / 2
-        if asked_at >= self._received_at - LONGEST_UPLOAD_SECONDS:
-            deadline = asked_at + self._deadline_seconds
-            if deadline < self._deadline:
-                self._deadline = deadline
-                self._downlink.expect_deadline(deadline)
+        before = self._received_at if self._asked_at is None else self._asked_at
+        furthest = LONGEST_UPLOAD_SECONDS if self._asked_at is None else JUMP_SECONDS
+        if not before - furthest <= asked_at:
+            return
+        self._asked_at = min(asked_at, before)
+        deadline = self._asked_at + self._deadline_seconds
+        if deadline < self._deadline:
+            self._deadline = deadline
+            self._downlink.expect_deadline(deadline)
 
     def _take_report(self, held: Held) -> None:
         if held.reason == DEADLINE:
@@ -433,9 +444,9 @@ class ServerSession:
     def _pass_time(self, now: float) -> None:
         if self._ended:
             return
-        if now >= self._deadline:
+        if now >= self._latest:
             self._is_over = True
-        if now >= self._deadline + GRACE_SECONDS:
+        if now >= self._latest + GRACE_SECONDS:
             self._control(self._summary())
             self._end()
         elif self._detached_at is not None and now - self._detached_at >= ABSENCE_SECONDS:
