@@ -100,8 +100,9 @@ def test_it_is_near_the_autoencoder_on_clean_latents() -> None:
     assert psnr_db(pictures, shown(latents)) > psnr_db(pictures, model().decode(latents)) - 2.3
 
 
-@pytest.mark.parametrize("max_bytes", [40, 120])
+@pytest.mark.parametrize("max_bytes", [40, 80])
 def test_it_is_better_on_what_few_real_bytes_leave(max_bytes: int) -> None:
+    # With some 120 bytes both are as good; with more the autoencoder is better.
     pictures, latents = renders()
     held = sent(latents, max_bytes)
     assert psnr_db(pictures, shown(held)) > psnr_db(pictures, model().decode(held))
