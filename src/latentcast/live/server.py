@@ -42,7 +42,7 @@ _SPARE_CONNECTIONS = 256
 _EXAMPLE_PROMPTS = {
     "scenes": [
         "a red sphere left of a blue cube",
-        "a small green cone on a wooden floor at night",
+        "a small green cylinder on a wooden floor at night",
         "two yellow cylinders and a purple sphere",
     ]
 }
