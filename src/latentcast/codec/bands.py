@@ -1,10 +1,11 @@
 """Coefficients that the progressive codec works on: an orthonormal transform of the latent, in scan order.
 
-Natural latents have more energy in low frequencies than in high ones, 2.4 dB of coding gain by the DCT in the
-model shipped here (`latentcast model fit`), but what is left to refine late is local: edges and small objects.
-So rows and columns are transformed in blocks by the orthonormal DCT-II, and the blocks' means once more across the blocks. Scan order
-goes by radial frequency, with neighbours of similar variance and the most valuable coefficients first. The
-loop is closed in coefficients: the inverse only serves to show a picture and need not be exact.
+Natural latents have more energy in low frequencies than in high ones, 2.4 dB of coding gain by the DCT in
+the model shipped here (`latentcast model fit`), but what is left to refine late is local: edges and small
+objects. So rows and columns are transformed in blocks by the orthonormal DCT-II, and the blocks' means once
+more across the blocks. Scan order goes by radial frequency, with neighbours of similar variance and the most
+valuable coefficients first. The loop is closed in coefficients: the inverse only serves to show a picture and
+need not be exact.
 """
 
 from functools import cache
