@@ -13,7 +13,7 @@ live: $(VENV)/.live
 	$(BIN)/latentcast serve --emulate-links
 
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-browser: $(VENV)/.dev
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
