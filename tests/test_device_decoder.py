@@ -70,6 +70,7 @@ def test_the_shipped_file_is_small_and_has_the_promised_ends() -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     file = device_decoder_file("scenes")
     assert file.stat().st_size <= 2.5e6
+    assert b"site-packages" not in file.read_bytes()  # nor any other trace of where it was made
     decoder = load_device_decoder(weights_folder())
     assert sum(parameter.numel() for parameter in decoder.parameters()) <= 500_000
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
