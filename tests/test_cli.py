@@ -392,7 +392,7 @@ def test_interrupt_leaves_no_files(tiny_folder: Path, tmp_path: Path) -> None:
     assert process.stdout.readline() == "denoising\n"
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert errors == "Interrupted.\n"
     assert list(tmp_path.iterdir()) == []

@@ -106,7 +106,7 @@ def test_interrupt_keeps_the_items(tiny_folder: Path, tmp_path: Path, prompts: P
     assert process.stdout is not None
     assert process.stdout.readline() == "recorded 0\n"
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert errors.endswith("the same command goes on from there.\nInterrupted.\n")
     assert "Traceback" not in errors

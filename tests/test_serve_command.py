@@ -25,7 +25,7 @@ def test_serve_until_told_to_end(tiny_folder: Path, ending: signal.Signals) -> N
             with urllib.request.urlopen(f"{line.split()[-1]}/health") as answer:
                 assert json.loads(answer.read())["status"] == "ok"
             process.send_signal(ending)
-            _, log = process.communicate(timeout=60)
+            _, log = process.communicate(timeout=300)
         finally:
             process.kill()
     assert process.returncode == 0
