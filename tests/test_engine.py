@@ -12,7 +12,7 @@ from latentcast.errors import LatentcastError, LiveError, ModelError, ParameterE
 from latentcast.live.engine import MAX_BATCH, Engine, Work
 from latentcast.live.step_time import StepTime
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 180.0
 
 
 @dataclass(eq=False)
