@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from latentcast import console
+from latentcast.cli import console
 from latentcast.errors import LiveError, ParameterError
 from latentcast.study.output import OutputFolder
 from latentcast.study.sheet.moments import Frame, evenly, moments_strip
@@ -181,4 +181,4 @@ def _print_summary(delivery: Delivery) -> None:
             rows.append((f"latent error, {known}", f"{error:.3g}"))
         agreement = {True: "yes", False: "no", None: "not compared"}[summary.agrees]
         rows.append(("server knows what is held", agreement))
-    console.print_table("At the deadline", ("", "value"), [(name, str(value)) for name, value in rows])
+    console.print_table(("", "value"), [(name, str(value)) for name, value in rows], title="At the deadline")
