@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -16,7 +17,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from latentcast.cli import console
-from latentcast.errors import LiveError, ParameterError
+from latentcast.cli.packages import needs
+from latentcast.errors import ParameterError
 from latentcast.study.output import OutputFolder
 from latentcast.study.sheet.moments import Frame, evenly, moments_strip
 
@@ -49,16 +51,11 @@ def run_device_command(options: DeviceOptions, *, as_json: bool) -> None:
     Raises:
         LatentcastError: If anything is wrong; files are written only when all is there.
     """
-    try:
-        import websockets  # noqa: F401  # says which package is missing before anything is asked for
-
+    with needs("a device needs", "device"):
+        import_module("websockets")  # before anything is asked for
         from latentcast.live.client import base_url, request_picture_sync
         from latentcast.live.decoder import fetch_decoder
         from latentcast.live.protocol import CODECS
-    except ImportError as error:
-        raise LiveError(
-            f"a device needs the package {error.name}; install it with: pip install 'latentcast[device]'"
-        ) from error
     if options.codec not in CODECS:
         raise ParameterError(f"codec is {options.codec!r}; choose {' or '.join(CODECS)}")
     folder = OutputFolder(options.out)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latentcast.cli import console
+from latentcast.cli.packages import needs
 from latentcast.codec.calibration import Calibration, calibration_file
 from latentcast.diffusion.loading import EMBEDDED, find_model, quiet
 from latentcast.diffusion.pipeline import load_pipeline
@@ -99,7 +100,7 @@ def run_model_calibrate(runs: Runs, out: Path | None, *, as_json: bool) -> None:
         LatentcastError: If anything is wrong; the file is written only when all is computed.
     """
     file = calibration_file(runs.model) if out is None else out
-    try:
+    with needs("calibrating needs", "study"):
         prompts = runs.prompts()
         folder = OutputFolder(file.parent)
         with runs.recorded(prompts) as recording:
@@ -108,8 +109,6 @@ def run_model_calibrate(runs: Runs, out: Path | None, *, as_json: bool) -> None:
                 model=runs.model,
                 seed=runs.seed,
             )
-    except ImportError as error:
-        raise _needs_packages("calibrating", error) from error
     written = folder.write_json(file.name, calibration.to_dict())
     if as_json:
         console.print_json({"file": str(written), **calibration.to_dict()})
@@ -133,7 +132,7 @@ def run_model_fit(runs: Runs, folder: Path | None, out: Path, *, card: bool, as_
     place = find_model(runs.model)
     if card and not isinstance(place, Path):
         raise ParameterError(f"{runs.model} is a model of the hub, whose card cannot be written")
-    try:
+    with needs("measuring a fit needs", "study"):
         from latentcast.study.figures.fit import measure_fit
         from latentcast.study.figures.fit_figures import draw_fit
         from latentcast.study.recording.store import Recording
@@ -152,8 +151,6 @@ def run_model_fit(runs: Runs, folder: Path | None, out: Path, *, card: bool, as_
             else:
                 with runs.recorded(runs.prompts()) as recording:
                     fit, seed = measured(recording), runs.seed
-    except ImportError as error:
-        raise _needs_packages("measuring a fit", error) from error
     values = {"model": runs.model, "seed": seed, **fit.to_dict()}
     files = [output.write_json("fit.json", values), *draw_fit(fit, output)]
     if card:
@@ -169,12 +166,6 @@ def run_model_fit(runs: Runs, folder: Path | None, out: Path, *, card: bool, as_
         console.print_json({**values, "files": [str(file) for file in files]})
     else:
         _print_fit(fit, files)
-
-
-def _needs_packages(doing: str, error: ImportError) -> ParameterError:
-    return ParameterError(
-        f"{doing} needs the package {error.name}; install it with: pip install 'latentcast[study]'"
-    )
 
 
 def _print_calibration(calibration: Calibration, file: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from latentcast.cli import console
+from latentcast.cli.packages import needs
 from latentcast.diffusion.device_decoder import device_decoder_place
 from latentcast.diffusion.loading import EMBEDDED
 from latentcast.diffusion.pipeline import load_pipeline
@@ -50,13 +51,9 @@ def run_model_train(name: str, out: Path, *, only: str | None, device: str, as_j
     if only not in (None, DEVICE_DECODER):
         raise ParameterError(f"--only is {only!r}; the one stage that can be made alone is {DEVICE_DECODER}")
     OutputFolder(out)
-    try:
+    with needs("training needs", "models"):
         from latentcast.diffusion.scenes.device_training import train_device_decoder
         from latentcast.diffusion.scenes.training import train
-    except ImportError as error:
-        raise ModelError(
-            f"training needs the package {error.name}; install it with: pip install 'latentcast[models]'"
-        ) from error
     with console.StageProgress.show() as progress:
         if only is None:
             made = asdict(train(out, device=device, similarity=ssim, progress=progress))

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentcast.cli import console
+from latentcast.cli.packages import needs
 from latentcast.diffusion.loading import find_model, quiet
 from latentcast.diffusion.pipeline import load_pipeline
 from latentcast.diffusion.source import seed_stream
-from latentcast.errors import ParameterError
 from latentcast.study.output import OutputFolder
 
 if TYPE_CHECKING:
@@ -39,11 +39,9 @@ def run_study(
         LatentcastError: If anything is wrong; finished parts are kept.
         KeyboardInterrupt: As it came, after a note on what is finished.
     """
-    try:
+    with needs("studies need", "study"):
         from latentcast.study.regenerate import regenerate
         from latentcast.study.runner.load import load_study
-    except ImportError as error:
-        raise _needs_packages(error) from error
     changes: dict[str, Any] = {} if seed is None else {"seed": seed}
     config = load_study(study, episodes=episodes, pictures=pictures, **changes)
     folder = Path("runs") / Path(study).stem if out is None else out
@@ -84,10 +82,8 @@ def show_study(name: str) -> None:
     Raises:
         ParameterError: If there is none of this name.
     """
-    try:
+    with needs("studies need", "study"):
         from latentcast.study.runner.load import built_in_text
-    except ImportError as error:
-        raise _needs_packages(error) from error
     print(built_in_text(name), end="")
 
 
@@ -157,12 +153,6 @@ def _print_limit(rows: Sequence[LimitRow]) -> None:
         )
 
 
-def _needs_packages(error: ImportError) -> ParameterError:
-    return ParameterError(
-        f"studies need the package {error.name}; install it with: pip install 'latentcast[study]'"
-    )
-
-
 def run_record(
     source: str,
     model: str,
@@ -182,13 +172,9 @@ def run_record(
         LatentcastError: If anything is wrong; what is recorded stays.
         KeyboardInterrupt: As it came, after a note on what is recorded.
     """
-    try:
+    with needs("recording needs", "study"):
         from latentcast.study.recording.prompts import read_prompts
         from latentcast.study.recording.record import record
-    except ImportError as error:
-        raise ParameterError(
-            f"recording needs the package {error.name}; install it with: pip install 'latentcast[study]'"
-        ) from error
     seed_stream(seed, "noise")
     find_model(model)
     prompts = read_prompts(source, count=count, keep_nsfw=keep_nsfw)
