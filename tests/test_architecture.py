@@ -20,19 +20,7 @@ FLOORS = [
     {"policy"},
     {"delivery"},
     {"study", "live"},
-    {
-        "cli",
-        "live_cli",
-        "link_commands",
-        "serve_commands",
-        "commands",
-        "model_commands",
-        "study_commands",
-        "device_commands",
-        "console",
-        "__main__",
-        "__init__",
-    },
+    {"cli", "__main__", "__init__"},
 ]
 FLOOR_OF = {name: number for number, floor in enumerate(FLOORS) for name in floor}
 TOP = len(FLOORS) - 1

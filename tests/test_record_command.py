@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from latentcast import cli, commands, console
+from latentcast import cli
+from latentcast.cli import console, study
 from latentcast.diffusion.loading import load_components
 from latentcast.study.recording.record import RecordingProgress
 from latentcast.study.recording.store import Recording
@@ -64,7 +65,7 @@ def test_count_and_bad_arguments(
     message = capsys.readouterr().err
     assert "holds another recording: its number of prompts is 2, not 3; choose another --out" in message
     (tmp_path / "empty.txt").write_text("\n")
-    monkeypatch.setattr(commands, "load_pipeline", None)  # all of it is found before the model is loaded
+    monkeypatch.setattr(study, "load_pipeline", None)  # all of it is found before the model is loaded
     for words, expected in [
         (command(tmp_path / "empty.txt", tiny_folder, out), "holds no prompt"),
         (command(tmp_path / "none.txt", tiny_folder, out), "No such file"),

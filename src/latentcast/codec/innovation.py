@@ -141,7 +141,9 @@ class Innovation:
 
     def scaled(self, index: int, classes: NDArray[np.int64]) -> tuple[FloatArray, NDArray[np.int32]]:
         """The values of the refined runs in half steps, float32, and the class of each, int32."""
-        return _scaled(self.values, self.start, self.edges, classes, step_size(index))  # type: ignore[no-any-return]
+        values: FloatArray
+        values, per_value = _scaled(self.values, self.start, self.edges, classes, step_size(index))
+        return values, per_value
 
 
 @numba.njit(cache=True)

@@ -101,12 +101,7 @@ class ProgressiveSender:
         uplink_slots: int,
     ) -> None:
         self._bands = Bands(latent_shape)
-        if self._bands.size != scenario.latent_size:
-            raise ParameterError(
-                f"the scenario is for latents of {scenario.latent_size} numbers, this one has "
-                f"{self._bands.size}; use Scenario.for_latent({self._bands.size}, "
-                f"snr_db={scenario.snr_db:g})"
-            )
+        scenario.check_latent(self._bands.size)
         self._scenario = scenario
         self._policy = policy
         self._latent_shape = latent_shape

@@ -8,10 +8,9 @@ it.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from latentcast.diffusion.loading import find_model
+from latentcast.diffusion.loading import file_of_model
 from latentcast.errors import ModelError
 
 __all__ = ["INPUT_NAME", "OUTPUT_NAME", "device_decoder_file", "device_decoder_place"]
@@ -36,11 +35,7 @@ def device_decoder_place(model: str | Path) -> Path:
         >>> device_decoder_place("owner/name").name
         'device-decoder-owner--name.onnx'
     """
-    place = find_model(model)
-    if isinstance(place, Path):
-        return place / "device_decoder.onnx"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "latentcast" / f"device-decoder-{place.replace('/', '--')}.onnx"
+    return file_of_model(model, "device_decoder.onnx")
 
 
 def device_decoder_file(model: str | Path) -> Path:
