@@ -168,8 +168,6 @@ def loaded_by(program: str) -> set[str]:
     "program",
     [
         "import latentcast",
-        "from latentcast.cli import run; run(['--help'])",
-        "from latentcast.cli import run; run(['deliver', '--help'])",
         "import latentcast\nfor name in latentcast.__all__: getattr(latentcast, name)",
         "import latentcast\n"
         "s = latentcast.Scenario.paper(snr_db=0.0)\n"
@@ -178,3 +176,20 @@ def loaded_by(program: str) -> set[str]:
 )
 def test_start_up_loads_nothing_heavy(program: str) -> None:
     assert loaded_by(program) == set()
+
+
+@pytest.mark.parametrize("command", [[], ["deliver"], ["model", "fit"], ["study", "run"], ["serve"]])
+def test_help_loads_what_parses_and_nothing_else(command: list[str]) -> None:
+    # Not even numpy: what help costs is the parser's.
+    ours = {
+        "latentcast",
+        "latentcast.errors",
+        "latentcast.cli",
+        *(f"latentcast.cli.{name}" for name in ("arguments", "live_arguments", "options")),
+    }
+    program = (
+        f"import sys\nfrom latentcast.cli import run\nassert run({[*command, '--help']!r}) == 0\n"
+        "print([name for name in sys.modules if name.split('.')[0] in ('latentcast', 'numpy')])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert set(ast.literal_eval(result.stdout.splitlines()[-1])) == ours

@@ -54,9 +54,17 @@ class Coder:
             self.unknown += 255
         self.place += 1
 
-    def symbol(self, frequencies: list[int], name: str = "", divisor: int | None = None) -> int:
+    def accept(self, below: int, frequency: int, unit: int) -> None:
+        self.code -= unit * below
+        self.width = unit * frequency
+        if self.code >= self.width:
+            raise DamagedError
+        while self.width < 1 << 24:
+            self.take()
+
+    def symbol(self, frequencies: list[int], name: str = "") -> int:
         """The symbol whose share both ends of what the code value may be lie in."""
-        unit = self.width // (divisor or sum(frequencies))
+        unit = self.width // sum(frequencies)
         highest = min(self.code + self.unknown, self.width - 1)
         below = 0
         for symbol, frequency in enumerate(frequencies):
@@ -66,12 +74,7 @@ class Coder:
             below += frequency
         if not last and highest >= unit * (below + frequency):
             raise UndeterminedError
-        self.code -= unit * below
-        self.width = unit * frequency
-        if self.code >= self.width:
-            raise DamagedError
-        while self.width < 1 << 24:
-            self.take()
+        self.accept(below, frequency, unit)
         self.trace.append(f"{name} {symbol}")
         return symbol
 
@@ -89,12 +92,7 @@ class Coder:
         value = min(self.code // unit, end)
         if value != min(min(self.code + self.unknown, self.width - 1) // unit, end):
             raise UndeterminedError
-        self.code -= unit * value
-        self.width = unit
-        if self.code >= self.width:
-            raise DamagedError
-        while self.width < 1 << 24:
-            self.take()
+        self.accept(value, 1, unit)
         self.trace.append(f"{name} {value}")
         return value
 

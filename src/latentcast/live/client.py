@@ -22,13 +22,13 @@ from latentcast.diffusion.source import FloatArray
 from latentcast.errors import LiveError, ParameterError, ProtocolError
 from latentcast.live.decoder import DeviceDecoder, fetch_decoder
 from latentcast.live.device_session import Arrival, DeviceSession
-from latentcast.live.protocol import PROGRESSIVE, SERVER_MESSAGE_BYTES, Ready, Summary
+from latentcast.live.protocol import PROGRESSIVE, Ready, Summary
 from latentcast.live.transport import TransportClosed
+from latentcast.live.websocket_device import WebSocketDevice
 
 __all__ = [
     "Delivery",
     "Moment",
-    "WebSocketDevice",
     "base_url",
     "request_picture",
     "request_picture_sync",
@@ -38,7 +38,6 @@ __all__ = [
 MAX_MOMENTS = 256
 """Moments of a delivery that are kept; beyond, every other one is dropped."""
 
-_CONNECT_SECONDS = 10.0
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
 _GOODBYE_SECONDS = 1.0
@@ -113,70 +112,6 @@ class Delivery:
             ],
             "summary": None if self.summary is None else self.summary.model_dump(mode="json"),
         }
-
-
-class WebSocketDevice:
-    """The device's end of a WebSocket as a `Transport`.
-
-    Args:
-        connection: An open connection of the websockets package.
-    """
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-
-    @classmethod
-    async def open(cls, url: str, *, tls: ssl.SSLContext | None = None) -> WebSocketDevice:
-        """Connect.
-
-        Args:
-            url: ws:// or wss://.
-            tls: For wss; None for the system's certificates.
-
-        Raises:
-            TransportClosed: If there is no connection to be had.
-        """
-        import websockets
-
-        secure: dict[str, Any] = {"ssl": tls} if tls is not None and url.startswith("wss") else {}
-        try:
-            connection = await websockets.connect(
-                url,
-                max_size=SERVER_MESSAGE_BYTES,
-                # Packets are as dense as they can be; keep-alive is the protocol's own.
-                compression=None,
-                ping_interval=None,
-                open_timeout=_CONNECT_SECONDS,
-                **secure,
-            )
-        except (OSError, TimeoutError, websockets.WebSocketException) as error:
-            raise TransportClosed(str(error) or type(error).__name__) from error
-        return cls(connection)
-
-    async def send(self, message: bytes) -> None:
-        """Send one message."""
-        import websockets
-
-        try:
-            await self._connection.send(message)
-        except websockets.ConnectionClosed as error:
-            raise _closed(error) from error
-
-    async def receive(self) -> bytes:
-        """The next message."""
-        import websockets
-
-        try:
-            data = await self._connection.recv()
-        except websockets.ConnectionClosed as error:
-            raise _closed(error) from error
-        if not isinstance(data, bytes):
-            raise ProtocolError("a text message came; messages are binary")
-        return data
-
-    async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close the connection."""
-        await self._connection.close(code, reason)
 
 
 async def run_device(
@@ -395,10 +330,3 @@ async def _converse(
             receiving.cancel()
             with contextlib.suppress(asyncio.CancelledError, TransportClosed, ProtocolError):
                 await receiving
-
-
-def _closed(error: Any) -> TransportClosed:
-    received = getattr(error, "rcvd", None)
-    return TransportClosed(
-        getattr(received, "reason", "") or "the connection broke", code=getattr(received, "code", 1006)
-    )
