@@ -399,6 +399,23 @@ def test_interrupt_leaves_no_files(tiny_folder: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_interrupt_that_a_callback_from_c_swallows_comes_again() -> None:
+    program = (
+        "import ctypes, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from latentcast.cli import deliver, main\n"
+        "def interrupted(*arguments, **options):\n"
+        "    ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGINT))()\n"
+        "    time.sleep(300)\n"
+        "deliver.run_deliver = interrupted\n"
+        "main()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, "deliver", "red"], capture_output=True, text=True, timeout=200
+    )
+    assert (result.returncode, result.stderr) == (130, "Interrupted.\n")
+
+
 def test_module_runs_as_a_program() -> None:
     result = latentcast("deliver", "a dragon", env={**os.environ, "COLUMNS": "80"})
     assert result.returncode == 2

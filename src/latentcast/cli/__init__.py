@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 import typer
@@ -57,6 +59,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal without UTF-8 shows codes for what it lacks.
             stream.reconfigure(errors="backslashreplace")
+    sys.unraisablehook = _interrupt_again
     code = run()
     try:
         sys.stdout.flush()
@@ -65,6 +68,18 @@ def main() -> None:
         # What is still buffered must not fail once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def _interrupt_again(lost: sys.UnraisableHookArgs) -> None:
+    """Python drops what is raised while C calls back, as Numba does; an interrupt then comes once more."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        main_thread = threading.main_thread().ident
+        # Not at once: it would be lost here, too.
+        again = threading.Timer(0.02, signal.pthread_kill, (main_thread, signal.SIGINT))
+        again.daemon = True
+        again.start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _given(error: Exception, words: list[str]) -> str:
