@@ -57,8 +57,10 @@ def transformed_weights(weights: FloatArray) -> FloatArray:
         >>> transformed_weights(np.ones((16, 8, 3, 3), np.float32)).shape
         (36, 8, 16)
     """
-    both = np.einsum("ij,oajk,lk->ilao", _G, weights.astype(np.float64), _G)
-    return np.ascontiguousarray(both.reshape(_WINDOW**2, *both.shape[2:]), np.float32)
+    rows = _G @ weights.astype(np.float64) @ _G.T
+    return np.ascontiguousarray(
+        rows.transpose(2, 3, 1, 0).reshape(_WINDOW**2, *weights.shape[1::-1]), np.float32
+    )
 
 
 def _input_side(d: Sequence[Lanes]) -> list[Lanes]:
