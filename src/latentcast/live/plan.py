@@ -123,7 +123,8 @@ def _above(lag: int) -> int:
     return lag if lag <= EXACT_LAGS else math.ceil(2.0 ** (math.ceil(4.0 * math.log2(lag)) / 4.0))
 
 
-@lru_cache(maxsize=128)
+# A table of 60 slots takes 50 KB and some milliseconds; a busy server asks for some hundred different ones.
+@lru_cache(maxsize=1024)
 def _policy(
     calibration: Calibration, steps_per_slot: int, latent_size: int, lag: int, rate_index: int
 ) -> ProgressivePolicy:
