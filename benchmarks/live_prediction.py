@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.codec.calibration import find_calibration
+from latentcast.codec.calibration import Calibration
 from latentcast.delivery.deliver import deliver
 from latentcast.diffusion.source import Trajectory
 from latentcast.live.link.schedule import RateSchedule
@@ -78,8 +78,10 @@ def arrived_bits(
     return np.diff(np.interp(edges, times, sums))
 
 
-def predicted_mse(trajectory: Trajectory, pace: Pace, rates_bits: npt.NDArray[np.float64]) -> float:
-    """Error at the deadline that `deliver` reaches on given rates, with x_T in the slot in which it came."""
+def predicted_mse(
+    trajectory: Trajectory, calibration: Calibration, rates_bits: npt.NDArray[np.float64]
+) -> float:
+    """Error at the deadline that `deliver` reaches on rates of slots by `Pace.edges`."""
     if not rates_bits.sum() > 0.0:
         return float(np.mean(trajectory.samples[0] ** 2))
     rates = rates_bits.copy()
@@ -92,7 +94,6 @@ def predicted_mse(trajectory: Trajectory, pace: Pace, rates_bits: npt.NDArray[np
         deadline_slots=rates.size,
         uplink_bits=float(rates[0]) - 0.5,
     )
-    calibration = find_calibration("scenes", trajectory.path)
     policy = ProgressivePolicy(scenario, calibration, mean_rate_bits=max(float(rates[1:].mean()), 1.0))
     return deliver(trajectory, scenario, policy, rates_bits=rates).latent_mse
 
