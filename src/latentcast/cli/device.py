@@ -24,7 +24,7 @@ from latentcast.study.sheet.moments import Frame, evenly, moments_strip
 
 if TYPE_CHECKING:
     from latentcast.live.client import Delivery
-    from latentcast.live.decoder import DeviceDecoder
+    from latentcast.live.decoder import ServerDecoder
     from latentcast.live.device_session import DeviceSession
 
 __all__ = ["DeviceOptions", "run_device_command"]
@@ -54,12 +54,12 @@ def run_device_command(options: DeviceOptions, *, as_json: bool) -> None:
     with needs("a device needs", "device"):
         import_module("websockets")  # before anything is asked for
         from latentcast.live.client import base_url, request_picture_sync
-        from latentcast.live.decoder import fetch_decoder
+        from latentcast.live.decoder import ServerDecoder
         from latentcast.live.protocol import CODECS
     if options.codec not in CODECS:
         raise ParameterError(f"codec is {options.codec!r}; choose {' or '.join(CODECS)}")
     folder = OutputFolder(options.out)
-    decoder = fetch_decoder(base_url(options.url))
+    decoder = ServerDecoder(base_url(options.url))
     with _LiveTable(options.deadline_ms / 1e3) as table:
         delivery = request_picture_sync(
             options.url,
@@ -132,7 +132,7 @@ def _holding(device: DeviceSession) -> str:
     return f"a picture since {device.arrivals[0].seconds:.2f} s"
 
 
-def _strip(options: DeviceOptions, delivery: Delivery, decoder: DeviceDecoder) -> Image.Image:
+def _strip(options: DeviceOptions, delivery: Delivery, decoder: ServerDecoder) -> Image.Image:
     chosen = [delivery.moments[index] for index in evenly([m.seconds for m in delivery.moments])]
     pictures = list(decoder.decode(np.stack([moment.latent for moment in chosen]))) if chosen else []
     facts = [

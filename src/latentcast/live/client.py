@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from latentcast.diffusion.source import FloatArray
 from latentcast.errors import LiveError, ParameterError, ProtocolError
-from latentcast.live.decoder import DeviceDecoder, fetch_decoder
+from latentcast.live.decoder import DeviceDecoder, ServerDecoder
 from latentcast.live.device_session import Arrival, DeviceSession
 from latentcast.live.protocol import PROGRESSIVE, Ready, Summary
 from latentcast.live.transport import TransportClosed
@@ -145,7 +145,7 @@ async def run_device(
                     transport = await WebSocketDevice.open(url, tls=tls)
             except (TransportClosed, TimeoutError) as error:
                 if connections == 0:
-                    raise LiveError(f"cannot reach {url}: {error}; is the server running there?") from error
+                    raise LiveError(f"cannot reach {url}: {_reason(error)}") from error
                 device.poll(time.monotonic())
                 if device.wants_connection:
                     await asyncio.sleep(pause)
@@ -178,7 +178,7 @@ async def request_picture(
     token: str | None = None,
     codec: str = PROGRESSIVE,
     link: dict[str, object] | None = None,
-    decoder: DeviceDecoder | None = None,
+    decoder: DeviceDecoder | ServerDecoder | None = None,
     tls: ssl.SSLContext | None = None,
     on_change: Callable[[DeviceSession, float], None] | None = None,
 ) -> Delivery:
@@ -192,7 +192,8 @@ async def request_picture(
         token: What the server's operator gave.
         codec: "progressive/1", or "final/1": the complete picture only, to compare with.
         link: A link for the server to emulate, such as {"snr_db": 3.0, "seed": 0}.
-        decoder: The model's, None to fetch it before the request.
+        decoder: The model's, None to ask the server for it after the deadline, unless it is installed or
+            cached.
         tls: For https; None for the system's certificates.
         on_change: Called with the session and the time after everything that happens.
 
@@ -217,7 +218,7 @@ async def request_picture(
         link=link,
     )
     if decoder is None:
-        decoder = await asyncio.to_thread(fetch_decoder, base, tls=tls)
+        decoder = ServerDecoder(base, tls=tls)
     moments: list[Moment] = []
     seen = 0
 
@@ -236,10 +237,11 @@ async def request_picture(
     latent = device.latent
     if device.ready is None or latent is None:
         raise LiveError("the session ended without an answer")
+    pictures = await asyncio.to_thread(decoder.decode, latent[None])
     return Delivery(
         ready=device.ready,
         latent=latent,
-        picture=decoder.decode(latent[None])[0],
+        picture=pictures[0],
         moments=tuple(moments),
         arrivals=tuple(device.arrivals),
         packets=device.packets,
@@ -330,3 +332,13 @@ async def _converse(
             receiving.cancel()
             with contextlib.suppress(asyncio.CancelledError, TransportClosed, ProtocolError):
                 await receiving
+
+
+def _reason(error: BaseException) -> str:
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not trusted ({cause.verify_message}); if you trust it, "
+            "name a file with it in SSL_CERT_FILE"
+        )
+    return f"{error}; is the server running there?"
