@@ -89,6 +89,8 @@ class Ticket:
     def cancel(self) -> None:
         """Want no more steps: the request is not in the next call. Its end is not told."""
         self._cancelled.set()
+        with self._changed:
+            self._changed.notify()
 
     def pause(self) -> None:
         """Want no more steps for now: the request is not in the next call, and stays where it is."""
@@ -216,7 +218,11 @@ class Engine:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not any(ticket._is_active for ticket in self._tickets) and not self._closing:
+                while not self._closing:
+                    # Those who left are let go of at once, also while all that are left pause.
+                    self._tickets = [ticket for ticket in self._tickets if not ticket._cancelled.is_set()]
+                    if any(ticket._is_active for ticket in self._tickets):
+                        break
                     self._changed.wait()
                 if self._closing:
                     ended, self._tickets = self._tickets, []
@@ -224,8 +230,6 @@ class Engine:
                 tickets = [ticket for ticket in self._tickets if ticket._is_active]
             began = time.perf_counter()
             served = self._turn(tickets)
-            with self._changed:
-                self._tickets = [ticket for ticket in self._tickets if not ticket._cancelled.is_set()]
             if served:
                 seconds = time.perf_counter() - began
                 self._step_time.observe(served, seconds)

@@ -20,7 +20,7 @@ from latentcast.scenario import Scenario
 __all__ = ["LivePlan"]
 
 MAX_PLANNED_SLOTS = 96
-RATES_PER_OCTAVE = 8
+RATES_PER_OCTAVE = 4
 EXACT_LAGS = 16
 # Slots before the first step in the policies' own count; Scenario wants three slots at least.
 _UPLINK = 2
