@@ -26,6 +26,8 @@ EXACT_LAGS = 16
 _UPLINK = 2
 # What a packet's header and its cut end cost, in bits; as in the policy.
 _PACKET_BITS = 40.0
+# Bits per number that leave less than anyone may want.
+_WHOLE_BITS = 16.0
 # Of what slots to come are estimated to carry, a pass counts on so much: a pass that ends a little early is
 # hardly coarser, one that does not end is incomplete.
 _CERTAIN_SHARE = 0.85
@@ -86,6 +88,8 @@ class LivePlan:
         """
         if self._mean_bits is None or slot >= self.last:
             return slot
+        if self._mean_bits >= _WHOLE_BITS * self._latent_size:
+            return slot  # a slot carries all that there is: every pass is one
         left = self.last - slot + 1
         steps_left = math.ceil(self._step / self.steps_per_slot)
         # Slots in which x_0 is there; how many more than are left does not matter once it is.
