@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +17,9 @@ from latentcast.errors import ParameterError
 from latentcast.scenario import Scenario
 
 __all__ = ["HeldState", "PassPlan", "ProgressiveReceiver", "ProgressiveSender"]
+
+# What an estimate's own error hides of the device's, as a share of it: 0.04 dB.
+_HIDDEN_SHARE = 0.01
 
 
 class PassPlan(Protocol):
@@ -196,6 +200,9 @@ class ProgressiveSender:
         rate = self._scenario.link.mean_rate_bits if rate_bits is None else rate_bits
         mmse = float(self._policy.calibration.mmse[self._step])
         error = self._lack()
+        hidden = _HIDDEN_SHARE * mmse if self._step > 0 else 0.0
+        if error <= hidden:
+            return None
         if self._last_slot < slot:
             self._last_slot = self._policy.last_slot(
                 slot=slot, error=mmse + error, uplink_slots=self._uplink_slots
@@ -203,11 +210,15 @@ class ProgressiveSender:
             if self._last_slot < slot:
                 return None
         fills = rate // 8
+        horizon_bits = self._policy.horizon_bits(slot=slot, last_slot=self._last_slot, rate_bits=rate)
+        if hidden > 0.0:
+            # White numbers take the most bits of all with their energy.
+            horizon_bits = min(horizon_bits, self._held.size * (1.0 + 0.5 * math.log2(error / hidden)))
         refined = make_packet(
             self._target,
             self._held,
             max_bytes=int(min(fills if max_bytes is None else max_bytes, self._scenario.latent_size * 4)),
-            horizon_bits=self._policy.horizon_bits(slot=slot, last_slot=self._last_slot, rate_bits=rate),
+            horizon_bits=horizon_bits,
             start=self._next_start,
             final=slot >= self._scenario.deadline_slots and (max_bytes is None or max_bytes >= fills),
             min_class=FINAL_MIN_CLASS if self._step == 0 else MIN_CLASS,
