@@ -149,7 +149,7 @@ def test_training_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: 
         ).state_dict()
 
     whole = trained(tmp_path / "whole", None)
-    with pytest.raises(PausedError, match="after 2 of 3 updates"):
+    with pytest.raises(PausedError, match="has made 2 of 3 updates"):
         trained(tmp_path / "cut", 3.0)
     resumed = trained(tmp_path / "cut", None)
     for name, tensor in whole.items():

@@ -250,7 +250,7 @@ def test_what_is_interrupted_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
             ).state_dict()
 
     whole = judged("whole", None)
-    with pytest.raises(PausedError, match="after 2 of 4 updates"):
+    with pytest.raises(PausedError, match="has made 2 of 4 updates"):
         judged("cut", 3)
     for name, tensor in judged("cut", None).items():
         torch.testing.assert_close(tensor, whole[name], rtol=0.0, atol=0.0)

@@ -16,9 +16,12 @@ from typing import Annotated
 import typer
 
 from latentcast import live_cli
-from latentcast.errors import LatentcastError
+from latentcast.errors import LatentcastError, PausedError
 
 __all__ = ["app", "main", "run"]
+
+PAUSED = 75
+"""Exit code of a command that asks to be run again, sysexits.h's EX_TEMPFAIL."""
 
 app = typer.Typer(
     help="Deliver what a diffusion model is generating to a device before a deadline, over a fading link.",
@@ -254,7 +257,8 @@ def train(
         int | None, typer.Option(help="128 or 256 pixels; 128 by default on a CPU, 256 on a GPU.")
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Pause after so many; the same command goes on.", min=0.0)
+        float | None,
+        typer.Option(help="Pause after so many, with exit code 75; the same command goes on.", min=0.0),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -343,6 +347,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = typer.main.get_command(app).main(words, prog_name="latentcast", standalone_mode=False)
+    except PausedError as error:
+        print(f"Paused: {error}", file=sys.stderr)
+        return PAUSED
     except LatentcastError as error:
         return _fail(str(error))
     except OSError as error:  # of stdout itself, such as a full disk behind it, has no file name

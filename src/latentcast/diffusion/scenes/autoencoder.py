@@ -27,7 +27,7 @@ __all__ = ["build_autoencoder", "encode_pictures", "refine_decoder", "train_auto
 
 _LATENT_CHANNELS = 4
 _LATENT_NOISE = 0.08
-_PEAK_RATE, _PEAK_BATCH = 2e-3, 8
+_PEAK_RATE, _PEAK_BATCH, _PEAK_WIDTH = 2e-3, 8, 16
 _LATE_RATE = 1e-3
 
 
@@ -80,9 +80,9 @@ def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def _scaled(rate: float, batch_size: int) -> float:
-    """A learning rate for another batch size: four times the batch, twice the step, and never more."""
-    return rate * min(2.0, math.sqrt(batch_size / _PEAK_BATCH))
+def _scaled(rate: float, plan: TrainingPlan) -> float:
+    """A learning rate for other sizes: larger batches take longer steps, wider networks shorter ones."""
+    return rate * math.sqrt(plan.autoencoder_batch / _PEAK_BATCH) * _PEAK_WIDTH / plan.autoencoder_widths[0]
 
 
 def train_autoencoder(
@@ -117,7 +117,7 @@ def train_autoencoder(
     network = network.to(device=device, memory_format=torch.channels_last)
     encoder, decoder = compiled(network.encoder, device), compiled(network.decoder, device)
     norm = torch.nn.BatchNorm2d(_LATENT_CHANNELS, affine=False).to(device)
-    peak = _scaled(_PEAK_RATE, batch_size)
+    peak = _scaled(_PEAK_RATE, plan)
     optimiser = torch.optim.AdamW(network.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-4)
     state = {"network": network, "norm": norm, "optimiser": optimiser}
     course = Course(folder / "autoencoder.pt", state, rng, num_updates, progress, stop_at)
@@ -199,7 +199,7 @@ def refine_decoder(
     num_updates, batch_size = plan.decoder_updates, _half(plan.autoencoder_batch)
     decoder = network.decoder.train()
     forward = compiled(decoder, device)
-    peak = _scaled(_LATE_RATE, plan.autoencoder_batch)
+    peak = _scaled(_LATE_RATE, plan)
     optimiser = torch.optim.AdamW(decoder.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-4)
     state = {"decoder": decoder, "optimiser": optimiser}
     course = Course(folder / "decoder.pt", state, rng, num_updates, progress, stop_at)

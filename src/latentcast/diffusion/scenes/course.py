@@ -78,7 +78,7 @@ class Course:
             if self._stop_at is not None and now >= self._stop_at:
                 self._keep(done)
                 raise PausedError(
-                    f"paused in stage {self._path.stem} after {done} of {self._num_updates} updates; "
+                    f"stage {self._path.stem} has made {done} of {self._num_updates} updates; "
                     "the same command goes on from there"
                 )
             if now - kept >= _KEPT_EVERY_S:

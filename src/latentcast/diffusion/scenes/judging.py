@@ -98,13 +98,13 @@ def judge_model(
         def told(done: int, total: int) -> None:
             progress("render", done, total, "")
             if stop_at is not None and time.monotonic() >= stop_at:
-                raise PausedError(f"paused after {done} of {total} renders; the same command goes on")
+                raise PausedError(f"{done} of {total} renders are made; the same command goes on from there")
 
         if (work / "pictures.npy").exists() and name == "judge-pictures.npy":
             return np.load(work / "pictures.npy", mmap_mode="r")[: len(scenes)]
         return render_pictures(scenes, work / name, seed, told, plan.picture_size)
 
-    scenes = draw_scenes(min(plan.judge_pictures, plan.num_pictures), seeds.scenes)
+    scenes = draw_scenes(min(plan.judge_pictures, plan.num_pictures), seeds.scenes, work / "scenes.pickle")
     judge = train_judge(
         rendered(scenes, "judge-pictures.npy", seeds.shadows),
         scenes,

@@ -19,14 +19,14 @@ def has_fast_bfloat16(device: str) -> bool:
     Args:
         device: "cpu" or "cuda".
     """
-    if device == "cuda":
+    if torch.device(device).type == "cuda":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
 def autocast(device: str) -> torch.autocast:
     """The context in which a training step computes its forward pass."""
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=has_fast_bfloat16(device))
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=has_fast_bfloat16(device))
 
 
 def compiled(module: torch.nn.Module, device: str) -> Callable[..., Any]:
@@ -34,7 +34,7 @@ def compiled(module: torch.nn.Module, device: str) -> Callable[..., Any]:
 
     What the compiler cannot take runs as it is.
     """
-    if not device.startswith("cuda"):
+    if torch.device(device).type != "cuda":
         return module
     torch._dynamo.config.suppress_errors = True
     return torch.compile(module)

@@ -91,7 +91,7 @@ def generate(
     while done < len(prompts):
         if stop_at is not None and time.monotonic() >= stop_at:
             raise PausedError(
-                f"paused after {done} of {len(prompts)} pictures; the same command goes on from there"
+                f"{done} of {len(prompts)} pictures are generated; the same command goes on from there"
             )
         some = prompts[done : done + at_once]
         output = pipeline(

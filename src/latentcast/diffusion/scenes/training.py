@@ -77,9 +77,9 @@ def train(
     def rendering(done: int, total: int) -> None:
         progress("render", done, total, "")
         if stop_at is not None and time.monotonic() >= stop_at:
-            raise PausedError(f"paused after {done} of {total} renders; the same command goes on from there")
+            raise PausedError(f"{done} of {total} renders are made; the same command goes on from there")
 
-    scenes = draw_scenes(plan.num_pictures, seeds.scenes)
+    scenes = draw_scenes(plan.num_pictures, seeds.scenes, work / "scenes.pickle")
     pictures = render_pictures(scenes, work / "pictures.npy", seeds.shadows, rendering, plan.picture_size)
     autoencoder = train_autoencoder(
         pictures, work, plan, device=device, progress=stage("autoencoder"), stop_at=stop_at
