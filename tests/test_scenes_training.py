@@ -10,13 +10,13 @@ import torch
 
 from latentcast.diffusion.pipeline import load_pipeline
 from latentcast.diffusion.scenes import weights_folder
-from latentcast.diffusion.scenes.autoencoder import encode_pictures, train_autoencoder
+from latentcast.diffusion.scenes.autoencoder import build_autoencoder, encode_pictures, train_autoencoder
 from latentcast.diffusion.scenes.captions import VOCABULARY
 from latentcast.diffusion.scenes.card import Findings
 from latentcast.diffusion.scenes.checkpoint import load_checkpoint, save_checkpoint
 from latentcast.diffusion.scenes.composition import HELD_OUT_LOOKS, composition_of, has_any
 from latentcast.diffusion.scenes.dataset import draw_scenes, mirrored, render_pictures
-from latentcast.diffusion.scenes.denoiser import build_tokenizer, token_ids
+from latentcast.diffusion.scenes.denoiser import build_denoiser, build_tokenizer, token_ids
 from latentcast.diffusion.scenes.judge import train_judge
 from latentcast.diffusion.scenes.judging import judge_model, recorded_plan
 from latentcast.diffusion.scenes.pixels import to_network
@@ -285,6 +285,16 @@ def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_a_plan_that_cannot_be_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         TrainingPlan(**values)
+
+
+def test_what_a_gpu_trains_is_small_enough_to_ship() -> None:
+    with torch.device("meta"):
+        parts = [
+            build_denoiser(100, GPU_PLAN.picture_size // 8, GPU_PLAN.denoiser_widths),
+            build_autoencoder(GPU_PLAN.picture_size, GPU_PLAN.autoencoder_widths),
+        ]
+    num_bytes = 2 * sum(parameter.numel() for part in parts for parameter in part.parameters())
+    assert num_bytes < 39e6  # of 40 MB: the rest is pictures, calibration, and the device's decoder
 
 
 def test_the_shipped_weights_say_how_they_were_trained() -> None:

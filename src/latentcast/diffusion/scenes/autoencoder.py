@@ -82,7 +82,7 @@ def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 
 def _scaled(rate: float, plan: TrainingPlan) -> float:
     """A learning rate for other sizes: larger batches take longer steps, wider networks shorter ones."""
-    return rate * math.sqrt(plan.autoencoder_batch / _PEAK_BATCH) * _PEAK_WIDTH / plan.autoencoder_widths[0]
+    return rate * (plan.autoencoder_batch / _PEAK_BATCH) ** 0.25 * _PEAK_WIDTH / plan.autoencoder_widths[0]
 
 
 def train_autoencoder(

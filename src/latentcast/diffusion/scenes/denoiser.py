@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -198,7 +197,7 @@ def train_denoiser(
         model.unet.set_attn_processor(AttnProcessor())
     average = copy.deepcopy(model).requires_grad_(False)
     # Larger batches take longer steps, wider networks shorter ones.
-    peak = _PEAK_RATE * math.sqrt(batch_size / _PEAK_BATCH) * _PEAK_WIDTH / plan.denoiser_widths[0]
+    peak = _PEAK_RATE * (batch_size / _PEAK_BATCH) ** 0.25 * _PEAK_WIDTH / plan.denoiser_widths[0]
     forward = compiled(model, device)
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-2, fused=True
