@@ -12,8 +12,9 @@ demo: $(VENV)/.models
 live: $(VENV)/.live
 	$(BIN)/latentcast serve --emulate-links
 
+# One process a core: threads of PyTorch and OpenBLAS beside them would wait for each other in busy loops.
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-browser: $(VENV)/.dev
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || \

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.codec.calibration import find_calibration
+from latentcast.codec.calibration import Calibration
 from latentcast.delivery.deliver import deliver
 from latentcast.diffusion.source import Trajectory
 from latentcast.live.link.schedule import RateSchedule
@@ -45,28 +45,32 @@ class Pace:
         return max((self.last - self.first) / max(self.steps, 1), 1e-3)
 
     @property
-    def num_slots(self) -> int:
-        """Whole slots before the deadline."""
-        return max(int(self.deadline / self.slot_seconds), 3)
+    def edges(self) -> npt.NDArray[np.float64]:
+        """Where the simulator's slots begin and end: the upload, then one slot for every step.
 
-    @property
-    def uplink_slots(self) -> int:
-        """T_ul: the slot before that in which x_T was there."""
-        return min(max(round(self.first / self.slot_seconds), 1), self.num_slots)
+        The slot of a step begins when it is there. Those after x_0, whose length is of no account to
+        denoising, are so long that a whole number of them ends at the deadline.
+        """
+        steps = self.first + self.slot_seconds * np.arange(self.steps + 1)
+        before = steps[steps < self.deadline - 0.5 * self.slot_seconds]
+        if before.size == 0:
+            return np.array([0.0, 0.5, 1.0, 1.5]) * self.deadline
+        rest = self.deadline - before[-1]
+        num_slots = max(round(rest / self.slot_seconds), 1)
+        after = before[-1] + rest * np.arange(1, num_slots + 1) / num_slots
+        return np.concatenate(([0.0], before, after))
 
 
 def arrived_bits(
-    arrivals: Sequence[tuple[float, int]], begun: float, slot_seconds: float, num_slots: int
+    arrivals: Sequence[tuple[float, int]], begun: float, edges: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
     """Bits of packets that arrived in each slot, each spread over the time since the one before.
 
     Args:
         arrivals: seconds since the request and bytes, in order.
         begun: when the first packet cannot have begun to arrive before.
-        slot_seconds: length of a slot.
-        num_slots: how many.
+        edges: where slots begin and end.
     """
-    edges = np.arange(num_slots + 1) * slot_seconds
     times, sums = [begun], [0.0]
     for seconds, num_bytes in arrivals:
         times.append(max(seconds, times[-1] + 1e-9))
@@ -74,25 +78,23 @@ def arrived_bits(
     return np.diff(np.interp(edges, times, sums))
 
 
-def predicted_mse(trajectory: Trajectory, pace: Pace, rates_bits: npt.NDArray[np.float64]) -> float:
-    """Error at the deadline that `deliver` reaches on given rates, with x_T in the slot in which it came."""
+def predicted_mse(
+    trajectory: Trajectory, calibration: Calibration, rates_bits: npt.NDArray[np.float64]
+) -> float:
+    """Error at the deadline that `deliver` reaches on rates of slots by `Pace.edges`."""
     if not rates_bits.sum() > 0.0:
         return float(np.mean(trajectory.samples[0] ** 2))
     rates = rates_bits.copy()
-    # Whatever was uploaded took the slots until x_T.
-    upload = rates[: pace.uplink_slots]
-    upload[:] = np.maximum(upload, 1.0)
+    # Whatever was uploaded took the one slot until x_T.
+    rates[0] = max(rates[0], 1.0)
     scenario = Scenario.for_latent(
         trajectory.samples[0].size,
         snr_db=0.0,
         num_steps=trajectory.num_steps,
-        deadline_slots=pace.num_slots,
-        uplink_bits=float(upload.sum()) - 0.5,
+        deadline_slots=rates.size,
+        uplink_bits=float(rates[0]) - 0.5,
     )
-    calibration = find_calibration("scenes", trajectory.path)
-    usable = rates[pace.uplink_slots :]
-    mean = float(usable.mean()) if usable.size else 1.0
-    policy = ProgressivePolicy(scenario, calibration, mean_rate_bits=max(mean, 1.0))
+    policy = ProgressivePolicy(scenario, calibration, mean_rate_bits=max(float(rates[1:].mean()), 1.0))
     return deliver(trajectory, scenario, policy, rates_bits=rates).latent_mse
 
 

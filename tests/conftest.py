@@ -1,13 +1,20 @@
-"""Shared fixtures: a tiny diffusers pipeline with random weights, of Stable Diffusion v1-5's very classes."""
+"""Shared fixtures: a tiny diffusers pipeline of Stable Diffusion v1-5's very classes, a headless Chromium."""
+
+from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from latentcast.codec.calibration import Calibration
 from latentcast.diffusion.path import NoisePath
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 # How long an example takes says more about the machine's load than about the code.
 settings.register_profile("any-machine", deadline=None)
@@ -99,3 +106,21 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     white = Calibration.white(NoisePath.stable_diffusion(50)).to_dict()
     (folder / "calibration.json").write_text(json.dumps(white), encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    from chromium import chromium  # tests without a browser do without its driver
+
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser) -> Page:
+    """A page in which the web page's modules can be imported and run."""
+    from chromium import serve_modules
+
+    page = browser.new_page()
+    serve_modules(page)
+    return page

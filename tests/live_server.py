@@ -24,7 +24,7 @@ from latentcast.live.listening import Address, LiveServer
 from latentcast.live.server import ServeConfig, make_app
 from latentcast.live.service import LiveService
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 
 
 class MadeUpModel:

@@ -120,8 +120,9 @@ def test_without_guidance_the_network_sees_each_item_once(tiny_folder: Path) -> 
         own = load_pipeline(tiny_folder, num_steps=4, guidance_scale=guidance_scale)
         own.pipe.unet.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
         denoiser = BatchedDenoiser(own)
+        batches.clear()
         denoiser.advance([denoiser.start("a", 0, 4), denoiser.start("b", 1, 4)])
-    assert batches == [2, 4]
+        assert sum(batches) == (2 if guidance_scale == 1.0 else 4)
 
 
 def test_the_embedded_model() -> None:
@@ -162,7 +163,7 @@ def test_wrong_runs(denoiser: BatchedDenoiser) -> None:
 
 
 def test_a_failing_network_leaves_the_runs_where_they_were(
-    denoiser: BatchedDenoiser, model: DiffusersModel, monkeypatch: pytest.MonkeyPatch
+    denoiser: BatchedDenoiser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, twin = denoiser.start("a", 0, 4), denoiser.start("a", 0, 4)
 
@@ -170,7 +171,7 @@ def test_a_failing_network_leaves_the_runs_where_they_were(
         raise RuntimeError("out of\nmemory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(model.pipe.unet, "forward", fail)
+        patch.setattr(denoiser._network, "forward", fail)
         with pytest.raises(ModelError, match="failed while denoising: RuntimeError: out of memory"):
             denoiser.advance([run])
     assert run.index == 4

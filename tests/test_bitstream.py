@@ -1,5 +1,8 @@
 """A second decoder, written from docs/bitstream.md alone, in plain Python."""
 
+import math
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import latentcast.codec
+from latentcast.codec.bands import Bands
+from latentcast.codec.packet import pack
 from latentcast.codec.progressive import apply_packet, make_packet, step_size
+from latentcast.codec.refinement import encode_refinement
+from latentcast.diffusion.path import NoisePath
 from latentcast.errors import PacketError
 
 FloatArray = NDArray[np.float32]
@@ -47,9 +54,17 @@ class Coder:
             self.unknown += 255
         self.place += 1
 
-    def symbol(self, frequencies: list[int], name: str = "", divisor: int | None = None) -> int:
+    def accept(self, below: int, frequency: int, unit: int) -> None:
+        self.code -= unit * below
+        self.width = unit * frequency
+        if self.code >= self.width:
+            raise DamagedError
+        while self.width < 1 << 24:
+            self.take()
+
+    def symbol(self, frequencies: list[int], name: str = "") -> int:
         """The symbol whose share both ends of what the code value may be lie in."""
-        unit = self.width // (divisor or sum(frequencies))
+        unit = self.width // sum(frequencies)
         highest = min(self.code + self.unknown, self.width - 1)
         below = 0
         for symbol, frequency in enumerate(frequencies):
@@ -59,12 +74,7 @@ class Coder:
             below += frequency
         if not last and highest >= unit * (below + frequency):
             raise UndeterminedError
-        self.code -= unit * below
-        self.width = unit * frequency
-        if self.code >= self.width:
-            raise DamagedError
-        while self.width < 1 << 24:
-            self.take()
+        self.accept(below, frequency, unit)
         self.trace.append(f"{name} {symbol}")
         return symbol
 
@@ -82,12 +92,7 @@ class Coder:
         value = min(self.code // unit, end)
         if value != min(min(self.code + self.unknown, self.width - 1) // unit, end):
             raise UndeterminedError
-        self.code -= unit * value
-        self.width = unit
-        if self.code >= self.width:
-            raise DamagedError
-        while self.width < 1 << 24:
-            self.take()
+        self.accept(value, 1, unit)
         self.trace.append(f"{name} {value}")
         return value
 
@@ -207,6 +212,82 @@ def test_the_worked_example() -> None:
     assert f"`{made.data.hex()}`" in text
     assert f"`{', '.join(str(value) for value in held.tolist())}`" in text
     assert all(f"| {symbol.rsplit(' ', 1)[0]} | {symbol.rsplit(' ', 1)[1]} |" in text for symbol in trace)
+
+
+def test_the_tables_are_those_of_the_document() -> None:
+    assert f"{zlib.crc32(STORED):08x}" in DOCUMENT.read_text()
+    assert all(sum(row) == 2**15 for shape in TABLES for rows in shape[0] for row in rows)
+
+
+def dct(size: int, k: int, j: int) -> float:
+    return math.sqrt((1 if k == 0 else 2) / size) * math.cos(math.pi * (2 * j + 1) * k / (2 * size))
+
+
+def transform(length: int) -> tuple[list[list[float]], list[int], int]:
+    """The matrix of rows or columns, the frequency of each of its rows, and the number of blocks."""
+    blocks = math.ceil(length / 4)
+    matrix, frequency = [[0.0] * length for _ in range(length)], [0] * length
+    for block in range(blocks):
+        size = min(4, length - 4 * block)
+        for k in range(1, size):
+            frequency[4 * block + k] = k * (12 // size) * blocks
+            matrix[4 * block + k][4 * block : 4 * block + size] = [dct(size, k, j) for j in range(size)]
+        frequency[4 * block] = 3 * block
+        for i in range(blocks):
+            mean = [dct(blocks, i, block) * dct(size, 0, j) for j in range(size)]
+            matrix[4 * i][4 * block : 4 * block + size] = mean
+    return matrix, frequency, blocks
+
+
+def latent_of(held: FloatArray, shape: tuple[int, int, int]) -> tuple[FloatArray, list[tuple[int, ...]]]:
+    """The latent of what is held, and (channel, row, column) of every coefficient in scan order."""
+    (rows, f_h, b_h), (columns, f_w, b_w) = transform(shape[1]), transform(shape[2])
+    order: list[tuple[int, ...]] = sorted(
+        np.ndindex(shape), key=lambda cuv: ((f_h[cuv[1]] * b_w) ** 2 + (f_w[cuv[2]] * b_h) ** 2, cuv)
+    )
+    coefficients = np.zeros(shape)
+    for value, place in zip(held, order, strict=True):
+        coefficients[place] = value
+    latent = np.einsum("uy,vx,cuv->cyx", np.array(rows), np.array(columns), coefficients)
+    return latent.astype(np.float32), order
+
+
+@pytest.mark.parametrize("shape", [(4, 16, 16), (2, 12, 20), (3, 5, 7), (1, 13, 22), (2, 1, 3), (1, 1, 1)])
+def test_the_document_describes_the_latent(shape: tuple[int, int, int]) -> None:
+    held = np.random.default_rng(0).standard_normal(math.prod(shape)).astype(np.float32)
+    expected = Bands(shape).inverse(held)
+    # Each of two sums of at most 22 products loses some units in the last place of its terms.
+    atol = 44 * 2.0**-24 * float(np.abs(held).max())
+    np.testing.assert_allclose(latent_of(held, shape)[0], expected, rtol=0, atol=atol)
+
+
+def test_the_example_of_a_latent() -> None:
+    latent, order = latent_of(np.arange(18, 0, -1, dtype=np.float32), (1, 3, 6))
+    text = DOCUMENT.read_text()
+    assert f"`{' '.join(str(place[1:]) for place in order)}`" in text
+    assert f"`{' '.join(f'{value:.3f}' for value in latent[0, 0])}`" in text
+
+
+def test_the_packet_of_a_final_latent() -> None:
+    latent = np.array([[[1.5, -2.0]]], np.float32)
+    refinement = encode_refinement(
+        latent,
+        np.zeros_like(latent),
+        path=NoisePath.stable_diffusion(50),
+        step=0,
+        reference_step=50,
+        bits=16,
+    )
+    data = pack(refinement)
+    assert f"`{data.hex()}`" in DOCUMENT.read_text()
+    magic, kind, steps, size, checksum, crc = struct.unpack("<2sB3sIHI", data[:16])
+    word = int.from_bytes(steps, "little")
+    assert (magic, kind, word & 1023, word >> 10 & 1023, (word >> 20) + 1) == (b"LC", 0x11, 0, 50, 16)
+    assert size == latent.size
+    assert crc == zlib.crc32(data[:12] + data[16:])
+    numbers = np.frombuffer(data[16:], "<f2").astype("<f4").reshape(latent.shape)
+    np.testing.assert_array_equal(numbers, latent)
+    assert checksum == zlib.crc32(numbers.tobytes()) & 0xFFFF
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from latentcast import cli, commands
+from latentcast import cli
+from latentcast.cli import deliver
 from latentcast.diffusion import scenes
 from latentcast.diffusion.pipeline import DiffusersModel, Reading
 from latentcast.errors import ModelError, PausedError
@@ -259,7 +260,7 @@ def test_unwritable_folder_is_found_before_the_work(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(commands, "load_pipeline", None)
+    monkeypatch.setattr(deliver, "load_pipeline", None)
     assert run_deliver(tiny_folder, tmp_path / "file" / "out") == 2
     assert capsys.readouterr().err.startswith("Error: cannot write to")
 
@@ -279,7 +280,7 @@ def test_prompt_is_read_before_the_model_is_loaded(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scenes, "weights_folder", lambda: tiny_folder)
-    monkeypatch.setattr(commands, "load_pipeline", None)
+    monkeypatch.setattr(deliver, "load_pipeline", None)
     assert cli.run(["deliver", "xyzzy plugh", "--out", str(tmp_path / "out")]) == 2
     output = capsys.readouterr()
     assert output.err.startswith("Error: ")
@@ -309,7 +310,7 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
 
 # The real command around a description of a model that need not be loaded.
 DESCRIBING = """
-from latentcast import cli, commands, console
+from latentcast.cli import console, main, model
 description = {
     "model": "m", "pipeline": "p", "folder": "/" + "folder/" * 20 + "modèle", "latent_shape": [4, 8, 8],
     "latent_size": 256, "picture_size": [64, 64], "parameters": {"unet": 5}, "guidance_scale": 3.0,
@@ -323,9 +324,9 @@ def describe(name, *, as_json):
     if as_json:
         console.print_json(description)
     else:
-        console.print_model(description, "Größe 8 × 8")
-commands.run_model_info = describe
-cli.main()
+        model.print_model(description, "Größe 8 × 8")
+model.run_model_info = describe
+main()
 """
 
 
@@ -392,10 +393,27 @@ def test_interrupt_leaves_no_files(tiny_folder: Path, tmp_path: Path) -> None:
     assert process.stdout.readline() == "denoising\n"
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert errors == "Interrupted.\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_that_a_callback_from_c_swallows_comes_again() -> None:
+    program = (
+        "import ctypes, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from latentcast.cli import deliver, main\n"
+        "def interrupted(*arguments, **options):\n"
+        "    ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGINT))()\n"
+        "    time.sleep(300)\n"
+        "deliver.run_deliver = interrupted\n"
+        "main()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, "deliver", "red"], capture_output=True, text=True, timeout=200
+    )
+    assert (result.returncode, result.stderr) == (130, "Interrupted.\n")
 
 
 def test_module_runs_as_a_program() -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from websockets.asyncio.server import ServerConnection, serve
 
 from latentcast import cli
+from latentcast.diffusion.device_decoder import decoder_tag, device_decoder_file
 from latentcast.errors import LiveError, ModelError, ParameterError
 from latentcast.live import decoder as decoder_module
 from latentcast.live.access import Access
@@ -309,7 +310,7 @@ class DecoderServer(http.server.ThreadingHTTPServer):
 class DecoderHandler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server = cast("DecoderServer", self.server)
-        known = self.headers.get("If-None-Match") == server.tag
+        known = server.tag in self.headers.get("If-None-Match", "")
         found = self.path == "/v1/decoder.onnx" and server.content != b""
         server.answers.append(304 if known else 200 if found else 404)
         self.send_response(server.answers[-1])
@@ -348,6 +349,38 @@ def test_the_decoder_is_fetched_once(decoder_server: DecoderServer) -> None:
     fetch_decoder(decoder_server.url)
     fetch_decoder(decoder_server.url)
     assert decoder_server.answers == [200, 304, 200, 304]
+
+
+def test_the_installed_decoder_need_not_be_fetched(decoder_server: DecoderServer) -> None:
+    decoder_server.content = device_decoder_file("scenes").read_bytes()
+    decoder_server.tag = decoder_tag(decoder_server.content)
+    for _ in range(2):
+        assert fetch_decoder(decoder_server.url).decode(np.zeros((1, 4, 16, 16))).shape == (1, 128, 128, 3)
+    assert decoder_server.answers == [304, 304]
+
+
+def test_a_file_that_is_not_here_cannot_be_unchanged(decoder_server: DecoderServer) -> None:
+    decoder_server.tag = ""
+    with pytest.raises(LiveError, match="answers 304"):
+        fetch_decoder(decoder_server.url)
+
+
+def test_the_decoder_is_asked_for_when_the_picture_is_there(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over: list[bool] = []
+    asked: list[list[bool]] = []
+
+    def fetch(*_: object, **__: object) -> DeviceDecoder:
+        asked.append(over[-1:])
+        return DECODER
+
+    monkeypatch.setattr(decoder_module, "fetch_decoder", fetch)
+    delivery = request_picture_sync(
+        server.url, "red", deadline_ms=2000, on_change=lambda device, _: over.append(device.ended)
+    )
+    assert delivery.picture.shape == (64, 64, 3)
+    assert asked == [[True]]
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(

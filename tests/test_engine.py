@@ -12,7 +12,7 @@ from latentcast.errors import LatentcastError, LiveError, ModelError, ParameterE
 from latentcast.live.engine import MAX_BATCH, Engine, Work
 from latentcast.live.step_time import StepTime
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 180.0
 
 
 @dataclass(eq=False)
@@ -131,6 +131,35 @@ def test_cancelling_stops_at_the_next_step(engine: Engine, denoiser: CountingDen
     # One call may have been under way when it was cancelled.
     assert sum("leaving" in batch for batch in denoiser.batches) <= 4
     assert not leaving.ends
+
+
+def test_a_pause_keeps_a_request_where_it_is(engine: Engine, denoiser: CountingDenoiser) -> None:
+    denoiser.single = True
+    away, staying = Listener(), submit(engine, "staying", 50)
+    ticket = engine.submit("away", 0, 50, np.inf, away.on_step, away.on_end)
+    denoiser.one_call.release(3)
+    staying.wait_for(lambda: len(staying.steps) == 3)
+    ticket.pause()
+    denoiser.one_call.release(5)
+    staying.wait_for(lambda: len(staying.steps) == 8)
+    # One call may have been under way when it paused.
+    assert sum("away" in batch for batch in denoiser.batches) <= 4
+    assert len(engine.under_way()) == 2
+    ticket.go_on()
+    denoiser.one_call.release(1000)
+    assert away.ended.wait(PATIENCE_SECONDS)
+    assert away.steps == list(range(49, -1, -1))
+
+
+def test_who_pauses_alone_is_ended_with_the_engine(engine: Engine, denoiser: CountingDenoiser) -> None:
+    denoiser.single = True
+    away = Listener()
+    ticket = engine.submit("away", 0, 50, np.inf, away.on_step, away.on_end)
+    ticket.pause()
+    denoiser.one_call.release(1000)
+    engine.close()
+    assert len(denoiser.batches) <= 1
+    assert [type(end) for end in away.ends] == [LiveError]
 
 
 def test_a_failure_ends_only_the_request_that_is_to_blame(engine: Engine, denoiser: CountingDenoiser) -> None:

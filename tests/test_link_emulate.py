@@ -115,7 +115,7 @@ def test_every_byte_of_a_packet_is_charged(may_namespace: None) -> None:
         receiver = link.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         with receiver, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             receiver.bind((link.device, 0))
-            receiver.settimeout(10.0)
+            receiver.settimeout(60.0)
             sender.sendto(b"x" * 100, receiver.getsockname())
             assert receiver.recv(200) == b"x" * 100
         # IPv4 and UDP headers.

@@ -391,6 +391,22 @@ def test_steps_may_lag_or_come_at_once() -> None:
     assert run.device.summary.predicted_mse is not None
 
 
+@pytest.mark.parametrize("bytes_per_slot", [120.0, 132.0, 144.0])
+def test_a_packet_ends_when_x0_comes(bytes_per_slot: float) -> None:
+    busy: list[float] = []
+
+    def watch(data: bytes, now: float) -> list[bytes]:
+        if run.server is not None and run.server.step == 0 and not busy:
+            busy.append(run.link.free_at - now)
+        return [data]
+
+    run = world(bytes_per_slot, delay=0.002, tamper=watch)
+    run.link = VirtualLink([bytes_per_slot], slot_seconds=SLOT, delay_seconds=0.002, overhead_bytes=54)
+    finished(run)
+    # Packets have 160 bytes; without looking ahead the link would be busy for anything up to that.
+    assert busy[0] < 0.05 * 160.0 / bytes_per_slot * SLOT
+
+
 def test_refinements_are_small_enough_for_their_acknowledgements_to_tell_something() -> None:
     lengths: list[int] = []
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page
 
-from chromium import chromium
 from latentcast.codec.bands import Bands
 from latentcast.codec.progressive import apply_packet
 from latentcast.diffusion.source import FloatArray, Step
@@ -22,12 +21,6 @@ from test_page_device import HELD, PACKETS, crc, ready, whole
 pytestmark = pytest.mark.browser
 
 WAIT_SECONDS = 120
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -2,14 +2,13 @@
 
 import base64
 import zlib
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from playwright.sync_api import Page
 
-from chromium import chromium, run, serve_modules, text_of
+from chromium import run, text_of
 from latentcast.codec.bands import Bands
 from latentcast.codec.progressive import apply_packet, make_packet
 from latentcast.errors import PacketError
@@ -36,14 +35,6 @@ DECODE = """
     return textOf(before) === held ? after : "changed what was held";
   });
 """
-
-
-@pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    with chromium() as browser:
-        page = browser.new_page()
-        serve_modules(page)
-        yield page
 
 
 def decode(page: Page, packets: list[tuple[bytes, FloatArray]]) -> list[bytes | None]:

@@ -29,12 +29,6 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     with serving(make_app(ServeConfig(emulate_links=True), load_pipeline("scenes"))) as address:
         yield address

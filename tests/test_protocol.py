@@ -67,7 +67,7 @@ EXAMPLES: dict[str, Message] = {
         seed=7,
         caption="a red sphere",
     ),
-    "REFINEMENT": Refinement(3, 1, True, bytes.fromhex("33ea0094036774aa")),
+    "REFINEMENT": Refinement(3, 1, True, bytes.fromhex("346a00ea2fb628cb")),
     "RESET": Reset(5, True),
     "SUMMARY": Summary(
         session="s1",

@@ -247,3 +247,35 @@ def test_a_new_connection_counts_anew_and_remembers_the_link() -> None:
 def test_bad_times_are_refused(slot_seconds: float, rtt_seconds: float) -> None:
     with pytest.raises(ParameterError, match="must be"):
         RateEstimator(slot_seconds=slot_seconds, rtt_seconds=rtt_seconds)
+
+
+def lone_messages(rate: float, *, ahead: int = 0, held_up: float = 0.0, number: int = 1) -> RateEstimator:
+    """An estimator after messages of 150 bytes, each sent when the one before has been acknowledged.
+
+    Both directions carry `rate` bytes per second; `ahead` bytes go out just before the first message, which
+    may be held up.
+    """
+    network, ack = 54, 16
+    estimator = RateEstimator(slot_seconds=SLOT, rtt_seconds=2 * (9 + network) / rate, overhead_bytes=network)
+    now = arrived = 0.0
+    if ahead:
+        estimator.sent_ahead(ahead, now)
+        arrived = (ahead + network) / rate
+    for count in range(1, number + 1):
+        estimator.sent(150, now)
+        arrived = max(arrived, now) + (150 + network) / rate + (held_up if count == 1 else 0.0)
+        now = arrived + (ack + network) / rate
+        estimator.acknowledged(150 * count, int(arrived * 1e6), now)
+    return estimator
+
+
+@pytest.mark.parametrize("rate", [500.0, 5000.0])
+def test_what_goes_ahead_does_not_make_a_link_look_slow(rate: float) -> None:
+    # An ACK is 7 bytes longer than a PING, and READY's own header 54: of some 500 bytes.
+    assert lone_messages(rate, ahead=300).rate(1e9) == pytest.approx(rate, rel=0.1)
+
+
+def test_a_link_that_was_taken_for_slow_is_found_out_by_lone_messages() -> None:
+    # Nothing is under way most of the time, so that no interval between acknowledgements tells the rate.
+    assert (lone_messages(1000.0, held_up=2.0).rate(1e9) or 0.0) < 200.0
+    assert lone_messages(1000.0, held_up=2.0, number=9).rate(1e9) == pytest.approx(1000.0, rel=0.2)

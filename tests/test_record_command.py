@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from latentcast import cli, commands, console
+from latentcast import cli
+from latentcast.cli import console, study
 from latentcast.diffusion.loading import load_components
 from latentcast.study.recording.record import RecordingProgress
 from latentcast.study.recording.store import Recording
@@ -64,7 +65,7 @@ def test_count_and_bad_arguments(
     message = capsys.readouterr().err
     assert "holds another recording: its number of prompts is 2, not 3; choose another --out" in message
     (tmp_path / "empty.txt").write_text("\n")
-    monkeypatch.setattr(commands, "load_pipeline", None)  # all of it is found before the model is loaded
+    monkeypatch.setattr(study, "load_pipeline", None)  # all of it is found before the model is loaded
     for words, expected in [
         (command(tmp_path / "empty.txt", tiny_folder, out), "holds no prompt"),
         (command(tmp_path / "none.txt", tiny_folder, out), "No such file"),
@@ -106,7 +107,7 @@ def test_interrupt_keeps_the_items(tiny_folder: Path, tmp_path: Path, prompts: P
     assert process.stdout is not None
     assert process.stdout.readline() == "recorded 0\n"
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert errors.endswith("the same command goes on from there.\nInterrupted.\n")
     assert "Traceback" not in errors

@@ -17,8 +17,8 @@ NUM_PROMPTS = 32
 
 
 @cache
-def model() -> DiffusersModel:
-    return load_pipeline("scenes")
+def model(num_steps: int = 50) -> DiffusersModel:
+    return load_pipeline("scenes", num_steps=num_steps)
 
 
 @cache
@@ -35,11 +35,13 @@ def test_the_folder_is_small_enough_to_ship() -> None:
     assert size < 22e6
 
 
+@pytest.mark.slow
 def test_latents_have_unit_variance() -> None:
     # 32 pictures of 1024 numbers; the pictures' own variances spread by about 0.1.
     assert np.mean(trajectories()[0] ** 2) == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [*range(6, 15), *range(15, 46, 5)])
 def test_diffusion_distortion_is_what_eq_9_says(step: int) -> None:
     # Below t = 6 eq. 3, whose variance is that of certain data, takes out less noise than eq. 9 has: 0.93 of
@@ -48,6 +50,7 @@ def test_diffusion_distortion_is_what_eq_9_says(step: int) -> None:
     assert measured == pytest.approx(float(diffusion_distortion(model().path, step)), rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reference_step", "step"), [(45, 30), (40, 20), (30, 10), (20, 5), (10, 0)])
 def test_standardised_refinements_have_unit_variance(reference_step: int, step: int) -> None:
     prediction = paper_prediction(model().path, step, reference_step)
@@ -57,7 +60,7 @@ def test_standardised_refinements_have_unit_variance(reference_step: int, step: 
 
 def test_pictures_show_the_colour_that_was_asked_for() -> None:
     prompts = ["a red sphere on a plain floor by day", "a blue sphere on a plain floor by day"]
-    *_, last = model().steps(prompts, [1, 1])
-    red, blue = model().decode(last.sample).astype(int)
+    *_, last = model(20).steps(prompts, [1, 1])
+    red, blue = model(20).decode(last.sample).astype(int)
     for picture, strong, weak in ((red, 0, 2), (blue, 2, 0)):
         assert (picture[..., strong] > 1.6 * picture[..., weak]).mean() > 0.05

@@ -259,6 +259,23 @@ def test_a_resume_needs_the_key_and_a_session_that_lives() -> None:
     assert caught.value.code == "unknown-session"
 
 
+def test_after_a_resume_the_new_connections_round_trip_counts() -> None:
+    # Asked at 99.9; the first connection needs 0.4 s there and back, the second one 0.02 s.
+    session = fresh(rtt_ms=400.0)
+    polled(session, 100.0)
+    session.offer(gaussian_steps(SHAPE, STEPS)[0])
+    polled(session, 100.1)
+    deadline = session.deadline
+    session.detach(100.2)
+    session.attach(Resume(session="s", key="k", rtt_ms=20.0, packet=NO_PACKET, prefix=0, crc=NOTHING), 100.4)
+    _, data = session.poll(100.4)
+    message = decode(data, sender="server")
+    assert isinstance(message, Refinement)
+    session.receive(ack(message, len(data), clock_us=590_000), 100.5)
+    # The ACK says that the request went out at 99.9, later than was believed: nothing to bring forward.
+    assert session.deadline == deadline
+
+
 def test_a_device_that_stays_away_is_given_up() -> None:
     request = Request(prompt="x", deadline_ms=60_000, codecs=("progressive/1",))
     session = ServerSession(

@@ -14,6 +14,9 @@ class VirtualLink:
         slot_seconds: Length of a slot.
         delay_seconds: One way.
         overhead_bytes: What the link carries for a message beside its bytes.
+
+    Attributes:
+        free_at: When it will have carried all that was handed over.
     """
 
     def __init__(
@@ -30,15 +33,15 @@ class VirtualLink:
         self._times = np.arange(self._carried.size) * slot_seconds
         self._delay = delay_seconds
         self._overhead = overhead_bytes
-        self._free_at = 0.0
+        self.free_at = 0.0
 
     def send(self, length: int, now: float) -> float:
         """When a message has arrived that is handed over now."""
-        start = max(now, self._free_at)
+        start = max(now, self.free_at)
         done = float(np.interp(start, self._times, self._carried)) + length + self._overhead
         # Where the rate is 0 many times have carried the same: the first.
         index = int(np.searchsorted(self._carried, done, side="left"))
         low, high = self._carried[index - 1], self._carried[index]
         share = (done - low) / (high - low)
-        self._free_at = float(self._times[index - 1] + share * (self._times[index] - self._times[index - 1]))
-        return self._free_at + self._delay
+        self.free_at = float(self._times[index - 1] + share * (self._times[index] - self._times[index - 1]))
+        return self.free_at + self._delay

@@ -90,6 +90,18 @@ class Scenario:
         """
         return cls._changed({"snr_db": snr_db}, changes)
 
+    def check_latent(self, size: int) -> None:
+        """Raise where a latent has another size than this scenario's.
+
+        Raises:
+            ParameterError: if so.
+        """
+        if size != self.latent_size:
+            raise ParameterError(
+                f"the scenario is for latents of {self.latent_size} numbers, this one has {size}; "
+                f"use Scenario.for_latent({size}, snr_db={self.snr_db:g})"
+            )
+
     @classmethod
     def for_latent(cls, latent_size: int, *, snr_db: float, **changes: Any) -> "Scenario":
         """The paper's setting scaled to another latent, with `changes` to any other attribute.

@@ -14,7 +14,6 @@ alpha = 0 and beta = a_t are exact, and mmse(t) = 1 - abar_t.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 from latentcast.codec.bands import Bands
 from latentcast.codec.least_squares import Moments
 from latentcast.diffusion.gaussian import GaussianSource
-from latentcast.diffusion.loading import find_model
+from latentcast.diffusion.loading import file_of_model
 from latentcast.diffusion.path import NoisePath
 from latentcast.diffusion.source import LatentShape, Step, Trajectory
 from latentcast.errors import ModelError, ParameterError
@@ -316,11 +315,7 @@ def calibration_file(model: str | Path) -> Path:
         >>> calibration_file("scenes").name
         'calibration.json'
     """
-    place = find_model(model)
-    if isinstance(place, Path):
-        return place / "calibration.json"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "latentcast" / f"calibration-{place.replace('/', '--')}.json"
+    return file_of_model(model, "calibration.json")
 
 
 def find_calibration(model: object, path: NoisePath) -> Calibration | None:

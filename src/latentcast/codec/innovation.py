@@ -110,6 +110,16 @@ class Innovation:
             )
         )
 
+    def bits_to_next_step(self, index: int, min_class: int) -> float:
+        """What the next finer step takes more: one bit for every number refined would halve the step.
+
+        Example:
+            >>> Innovation.seen_from(0, np.ones(128, np.float32)).bits_to_next_step(160, min_class=4)
+            4.0
+        """
+        worth = self.classes(index) >= min_class
+        return float(np.diff(self.edges)[worth].sum()) / STEPS_PER_OCTAVE
+
     def refined(self, index: int, model: EntropyModel, max_bytes: int, min_class: int) -> NDArray[np.int64]:
         """Scale classes of the runs with the most energy of those worth refining, -1 for all others.
 
@@ -131,7 +141,9 @@ class Innovation:
 
     def scaled(self, index: int, classes: NDArray[np.int64]) -> tuple[FloatArray, NDArray[np.int32]]:
         """The values of the refined runs in half steps, float32, and the class of each, int32."""
-        return _scaled(self.values, self.start, self.edges, classes, step_size(index))  # type: ignore[no-any-return]
+        values: FloatArray
+        values, per_value = _scaled(self.values, self.start, self.edges, classes, step_size(index))
+        return values, per_value
 
 
 @numba.njit(cache=True)

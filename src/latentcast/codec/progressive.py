@@ -132,6 +132,7 @@ def make_packet(
     shape = ring.shape()
     bits = (8 * max_bytes if final else horizon_bits) - sum(_header_bits(held.size))
     index, finest = ring.step_for(entropy_model(shape), bits, min_class), ring.finest_step()
+    index = max(0, index - 1) if final else index  # the entropy model says a little too few bits
     best: tuple[bytes, bool] | None = None
     tried: set[int] = set()
     while 0 <= index <= finest and index not in tried:
@@ -142,7 +143,7 @@ def make_packet(
         data, complete = made
         if complete or best is None:
             best = made
-        if not final:
+        if not final or (complete and 8 * (max_bytes - len(data)) < ring.bits_to_next_step(index, min_class)):
             break
         # Finer while all fits, coarser until it does.
         index += 1 if complete else -1

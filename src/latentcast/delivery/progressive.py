@@ -101,12 +101,7 @@ class ProgressiveSender:
         uplink_slots: int,
     ) -> None:
         self._bands = Bands(latent_shape)
-        if self._bands.size != scenario.latent_size:
-            raise ParameterError(
-                f"the scenario is for latents of {scenario.latent_size} numbers, this one has "
-                f"{self._bands.size}; use Scenario.for_latent({self._bands.size}, "
-                f"snr_db={scenario.snr_db:g})"
-            )
+        scenario.check_latent(self._bands.size)
         self._scenario = scenario
         self._policy = policy
         self._latent_shape = latent_shape
@@ -117,6 +112,7 @@ class ProgressiveSender:
         self._last_slot = 0
         self._refined: Refined | None = None
         self._in_flight: Outgoing | None = None
+        self._known_lack: float | None = 0.0
 
     @property
     def step(self) -> int:
@@ -147,7 +143,7 @@ class ProgressiveSender:
     def expected_mse(self) -> float:
         """Error to x_0 that is expected of what the device holds."""
         mmse = float(self._policy.calibration.mmse[self._step])
-        return mmse + _mean_square(self._target - self._held)
+        return mmse + self._lack()
 
     def go_on_from(self, state: HeldState | None) -> None:
         """Take it that the device holds this and nothing is under way; the next packet begins a new pass.
@@ -159,7 +155,7 @@ class ProgressiveSender:
             zeros = np.zeros_like(self._held)
             state = HeldState(coefficients=zeros, next_start=0, step=self._scenario.num_steps)
         self._held, self._next_start = state.coefficients, state.next_start
-        self._held_step = state.step
+        self._held_step, self._known_lack = state.step, None
         self._refined = self._in_flight = None
         self._last_slot = 0
 
@@ -179,7 +175,7 @@ class ProgressiveSender:
         if step.index > self._step:
             raise ParameterError(f"step {step.index} came after step {self._step}; steps must fall towards 0")
         self._target = self._policy.calibration.target(step)[0]
-        self._step = step.index
+        self._step, self._known_lack = step.index, None
 
     def poll(
         self, slot: int, rate_bits: float | None = None, *, max_bytes: int | None = None
@@ -199,7 +195,7 @@ class ProgressiveSender:
             return None
         rate = self._scenario.link.mean_rate_bits if rate_bits is None else rate_bits
         mmse = float(self._policy.calibration.mmse[self._step])
-        error = _mean_square(self._target - self._held)
+        error = self._lack()
         if self._last_slot < slot:
             self._last_slot = self._policy.last_slot(
                 slot=slot, error=mmse + error, uplink_slots=self._uplink_slots
@@ -242,7 +238,7 @@ class ProgressiveSender:
         if num_bytes is not None and num_bytes < len(refined.data):
             refined = apply_packet(refined.data[:num_bytes], self._held)
         self._held, self._next_start = refined.held, refined.next_start
-        self._held_step = outgoing.step
+        self._held_step, self._known_lack = outgoing.step, None
 
     def lost(self) -> None:
         """Note that nothing of the packet under way will arrive: the device holds what it held.
@@ -251,6 +247,12 @@ class ProgressiveSender:
             ParameterError: If no transfer is under way.
         """
         self._finish()
+
+    def _lack(self) -> float:
+        """Mean square of what the device lacks of the target; asked for more often than it changes."""
+        if self._known_lack is None:
+            self._known_lack = _mean_square(self._target - self._held)
+        return self._known_lack
 
     def _finish(self) -> tuple[Refined, Outgoing]:
         if self._refined is None or self._in_flight is None:

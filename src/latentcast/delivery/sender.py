@@ -56,12 +56,7 @@ class Sender:
         path: NoisePath | None = None,
     ) -> None:
         path = scenario.path if path is None else path
-        if initial_noise.size != scenario.latent_size:
-            raise ParameterError(
-                f"the scenario is for latents of {scenario.latent_size} numbers, this one has "
-                f"{initial_noise.size}; use Scenario.for_latent({initial_noise.size}, "
-                f"snr_db={scenario.snr_db:g})"
-            )
+        scenario.check_latent(initial_noise.size)
         if path.num_steps != scenario.num_steps:
             raise ParameterError(
                 f"the scenario has {scenario.num_steps} steps, the source {path.num_steps}; "

@@ -8,16 +8,26 @@ it.
 
 from __future__ import annotations
 
-import os
+import hashlib
 from pathlib import Path
 
-from latentcast.diffusion.loading import find_model
+from latentcast.diffusion.loading import file_of_model
 from latentcast.errors import ModelError
 
-__all__ = ["INPUT_NAME", "OUTPUT_NAME", "device_decoder_file", "device_decoder_place"]
+__all__ = ["INPUT_NAME", "OUTPUT_NAME", "decoder_tag", "device_decoder_file", "device_decoder_place"]
 
 INPUT_NAME = "latent"
 OUTPUT_NAME = "picture"
+
+
+def decoder_tag(content: bytes) -> str:
+    """The entity tag under which a server hands out a decoder: two files of one tag are the same.
+
+    Example:
+        >>> decoder_tag(b"")
+        '"e3b0c44298fc1c149afbf4c8996fb924"'
+    """
+    return f'"{hashlib.sha256(content).hexdigest()[:32]}"'
 
 
 def device_decoder_place(model: str | Path) -> Path:
@@ -36,11 +46,7 @@ def device_decoder_place(model: str | Path) -> Path:
         >>> device_decoder_place("owner/name").name
         'device-decoder-owner--name.onnx'
     """
-    place = find_model(model)
-    if isinstance(place, Path):
-        return place / "device_decoder.onnx"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "latentcast" / f"device-decoder-{place.replace('/', '--')}.onnx"
+    return file_of_model(model, "device_decoder.onnx")
 
 
 def device_decoder_file(model: str | Path) -> Path:

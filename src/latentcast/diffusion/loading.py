@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ __all__ = [
     "EMBEDDED",
     "ancestral_scheduler",
     "configured_guidance",
+    "file_of_model",
     "find_model",
     "load_components",
     "quiet",
@@ -76,6 +78,33 @@ def find_model(name: str | Path) -> str | Path:
         f"unknown model {name!r}; give 'scenes', the folder of a diffusers pipeline, or a hub id such as "
         "stable-diffusion-v1-5/stable-diffusion-v1-5"
     )
+
+
+def file_of_model(model: str | Path, name: str) -> Path:
+    """Where a file that belongs to a model is kept: in its folder, or in the user's cache for one of the hub.
+
+    Args:
+        model: "scenes", a folder, or a hub id.
+        name: The file's name in the folder.
+
+    Returns:
+        The path, whether there is such a file or not.
+
+    Raises:
+        ModelError: If there is no such model.
+
+    Example:
+        >>> file_of_model("scenes", "device_decoder.onnx").name
+        'device_decoder.onnx'
+        >>> file_of_model("owner/name", "device_decoder.onnx").name
+        'device-decoder-owner--name.onnx'
+    """
+    place = find_model(model)
+    if isinstance(place, Path):
+        return place / name
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    stem, suffix = Path(name).stem.replace("_", "-"), Path(name).suffix
+    return cache / "latentcast" / f"{stem}-{place.replace('/', '--')}{suffix}"
 
 
 def configured_guidance(location: str | Path) -> float:

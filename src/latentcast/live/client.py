@@ -20,15 +20,15 @@ import numpy.typing as npt
 
 from latentcast.diffusion.source import FloatArray
 from latentcast.errors import LiveError, ParameterError, ProtocolError
-from latentcast.live.decoder import DeviceDecoder, fetch_decoder
+from latentcast.live.decoder import DeviceDecoder, ServerDecoder
 from latentcast.live.device_session import Arrival, DeviceSession
-from latentcast.live.protocol import PROGRESSIVE, SERVER_MESSAGE_BYTES, Ready, Summary
+from latentcast.live.protocol import PROGRESSIVE, Ready, Summary
 from latentcast.live.transport import TransportClosed
+from latentcast.live.websocket_device import WebSocketDevice
 
 __all__ = [
     "Delivery",
     "Moment",
-    "WebSocketDevice",
     "base_url",
     "request_picture",
     "request_picture_sync",
@@ -38,7 +38,6 @@ __all__ = [
 MAX_MOMENTS = 256
 """Moments of a delivery that are kept; beyond, every other one is dropped."""
 
-_CONNECT_SECONDS = 10.0
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
 _GOODBYE_SECONDS = 1.0
@@ -115,70 +114,6 @@ class Delivery:
         }
 
 
-class WebSocketDevice:
-    """The device's end of a WebSocket as a `Transport`.
-
-    Args:
-        connection: An open connection of the websockets package.
-    """
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-
-    @classmethod
-    async def open(cls, url: str, *, tls: ssl.SSLContext | None = None) -> WebSocketDevice:
-        """Connect.
-
-        Args:
-            url: ws:// or wss://.
-            tls: For wss; None for the system's certificates.
-
-        Raises:
-            TransportClosed: If there is no connection to be had.
-        """
-        import websockets
-
-        secure: dict[str, Any] = {"ssl": tls} if tls is not None and url.startswith("wss") else {}
-        try:
-            connection = await websockets.connect(
-                url,
-                max_size=SERVER_MESSAGE_BYTES,
-                # Packets are as dense as they can be; keep-alive is the protocol's own.
-                compression=None,
-                ping_interval=None,
-                open_timeout=_CONNECT_SECONDS,
-                **secure,
-            )
-        except (OSError, TimeoutError, websockets.WebSocketException) as error:
-            raise TransportClosed(str(error) or type(error).__name__) from error
-        return cls(connection)
-
-    async def send(self, message: bytes) -> None:
-        """Send one message."""
-        import websockets
-
-        try:
-            await self._connection.send(message)
-        except websockets.ConnectionClosed as error:
-            raise _closed(error) from error
-
-    async def receive(self) -> bytes:
-        """The next message."""
-        import websockets
-
-        try:
-            data = await self._connection.recv()
-        except websockets.ConnectionClosed as error:
-            raise _closed(error) from error
-        if not isinstance(data, bytes):
-            raise ProtocolError("a text message came; messages are binary")
-        return data
-
-    async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close the connection."""
-        await self._connection.close(code, reason)
-
-
 async def run_device(
     device: DeviceSession,
     url: str,
@@ -210,7 +145,7 @@ async def run_device(
                     transport = await WebSocketDevice.open(url, tls=tls)
             except (TransportClosed, TimeoutError) as error:
                 if connections == 0:
-                    raise LiveError(f"cannot reach {url}: {error}; is the server running there?") from error
+                    raise LiveError(f"cannot reach {url}: {_reason(error)}") from error
                 device.poll(time.monotonic())
                 if device.wants_connection:
                     await asyncio.sleep(pause)
@@ -243,7 +178,7 @@ async def request_picture(
     token: str | None = None,
     codec: str = PROGRESSIVE,
     link: dict[str, object] | None = None,
-    decoder: DeviceDecoder | None = None,
+    decoder: DeviceDecoder | ServerDecoder | None = None,
     tls: ssl.SSLContext | None = None,
     on_change: Callable[[DeviceSession, float], None] | None = None,
 ) -> Delivery:
@@ -257,7 +192,8 @@ async def request_picture(
         token: What the server's operator gave.
         codec: "progressive/1", or "final/1": the complete picture only, to compare with.
         link: A link for the server to emulate, such as {"snr_db": 3.0, "seed": 0}.
-        decoder: The model's, None to fetch it before the request.
+        decoder: The model's, None to ask the server for it after the deadline, unless it is installed or
+            cached.
         tls: For https; None for the system's certificates.
         on_change: Called with the session and the time after everything that happens.
 
@@ -282,7 +218,7 @@ async def request_picture(
         link=link,
     )
     if decoder is None:
-        decoder = await asyncio.to_thread(fetch_decoder, base, tls=tls)
+        decoder = ServerDecoder(base, tls=tls)
     moments: list[Moment] = []
     seen = 0
 
@@ -301,10 +237,11 @@ async def request_picture(
     latent = device.latent
     if device.ready is None or latent is None:
         raise LiveError("the session ended without an answer")
+    pictures = await asyncio.to_thread(decoder.decode, latent[None])
     return Delivery(
         ready=device.ready,
         latent=latent,
-        picture=decoder.decode(latent[None])[0],
+        picture=pictures[0],
         moments=tuple(moments),
         arrivals=tuple(device.arrivals),
         packets=device.packets,
@@ -397,8 +334,11 @@ async def _converse(
                 await receiving
 
 
-def _closed(error: Any) -> TransportClosed:
-    received = getattr(error, "rcvd", None)
-    return TransportClosed(
-        getattr(received, "reason", "") or "the connection broke", code=getattr(received, "code", 1006)
-    )
+def _reason(error: BaseException) -> str:
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not trusted ({cause.verify_message}); if you trust it, "
+            "name a file with it in SSL_CERT_FILE"
+        )
+    return f"{error}; is the server running there?"

@@ -1,8 +1,13 @@
-"""The device's decoder: latents to pictures by the server's ONNX file, with neither torch nor diffusers."""
+"""The device's decoder: latents to pictures by the server's ONNX file, with neither torch nor diffusers.
+
+It is a hundred times longer than a picture's refinements, so that no request waits for it: it is looked for
+when there is something to decode, first among what is installed and what the cache has.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import ssl
 import tempfile
@@ -13,14 +18,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from latentcast.diffusion.device_decoder import INPUT_NAME, OUTPUT_NAME
+from latentcast.diffusion.device_decoder import INPUT_NAME, OUTPUT_NAME, decoder_tag, device_decoder_file
 from latentcast.errors import LiveError, ModelError
 
-__all__ = ["DeviceDecoder", "fetch_decoder"]
+__all__ = ["DeviceDecoder", "ServerDecoder", "fetch_decoder"]
 
 _FETCH_SECONDS = 60.0
 _MOST_BYTES = 1 << 30
 _BATCH = 8
+_NEEDS = "decoding on a device needs onnxruntime; install it with: pip install 'latentcast[device]'"
 
 
 class DeviceDecoder:
@@ -43,9 +49,7 @@ class DeviceDecoder:
         try:
             import onnxruntime
         except ImportError as error:
-            raise ModelError(
-                "decoding on a device needs onnxruntime; install it with: pip install 'latentcast[device]'"
-            ) from error
+            raise ModelError(_NEEDS) from error
         options = onnxruntime.SessionOptions()
         # Refusals are told by exceptions; its log would stand between the lines of a program's own output.
         options.log_severity_level = 4
@@ -88,8 +92,39 @@ class DeviceDecoder:
         return np.ascontiguousarray(np.concatenate(pictures).transpose(0, 2, 3, 1))
 
 
+class ServerDecoder:
+    """The decoder of a server's model, fetched when the first latent is to be decoded.
+
+    Args:
+        base_url: The server, "http://host:port" or https.
+        tls: For https; None for the system's certificates.
+
+    Raises:
+        ModelError: If onnxruntime is missing.
+    """
+
+    def __init__(self, base_url: str, *, tls: ssl.SSLContext | None = None) -> None:
+        # Said before anything is asked for, and not when there is a picture that cannot be seen.
+        if importlib.util.find_spec("onnxruntime") is None:
+            raise ModelError(_NEEDS)
+        self._base_url = base_url
+        self._tls = tls
+        self._decoder: DeviceDecoder | None = None
+
+    def decode(self, latents: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+        """As `DeviceDecoder.decode`.
+
+        Raises:
+            LiveError: As `fetch_decoder`.
+            ModelError: As `fetch_decoder` and `DeviceDecoder.decode`.
+        """
+        if self._decoder is None:
+            self._decoder = fetch_decoder(self._base_url, tls=self._tls)
+        return self._decoder.decode(latents)
+
+
 def fetch_decoder(base_url: str, *, tls: ssl.SSLContext | None = None) -> DeviceDecoder:
-    """The decoder of a server's model, kept in the user's cache for as long as the server has the same.
+    """The decoder of a server's model: the file that is installed or cached, if the server has the same.
 
     Args:
         base_url: The server, "http://host:port" or https.
@@ -103,16 +138,20 @@ def fetch_decoder(base_url: str, *, tls: ssl.SSLContext | None = None) -> Device
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "latentcast" / "decoders"
     kept = cache / f"{hashlib.sha256(url.encode()).hexdigest()[:24]}.onnx"
     tag_file = kept.with_suffix(".etag")
-    request = urllib.request.Request(url)
+    here = _installed()
     if kept.is_file() and tag_file.is_file():
-        request.add_header("If-None-Match", tag_file.read_text(encoding="ascii", errors="replace"))
+        here[tag_file.read_text(encoding="ascii", errors="replace")] = kept
+    request = urllib.request.Request(url)
+    if here:
+        request.add_header("If-None-Match", ", ".join(here))
     try:
         with urllib.request.urlopen(request, timeout=_FETCH_SECONDS, context=tls) as response:
             data: bytes = response.read(_MOST_BYTES)
             tag: str | None = response.headers.get("ETag")
     except urllib.error.HTTPError as error:
-        if error.code == 304:
-            return DeviceDecoder(kept)
+        known = here.get(error.headers.get("ETag", ""))
+        if error.code == 304 and known is not None:
+            return DeviceDecoder(known)
         raise LiveError(f"{url} answers {error.code} {error.reason}; is it a latentcast server?") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
@@ -122,6 +161,15 @@ def fetch_decoder(base_url: str, *, tls: ssl.SSLContext | None = None) -> Device
         _keep(kept, data)
         _keep(tag_file, tag.encode("ascii", errors="replace"))
     return decoder
+
+
+def _installed() -> dict[str, Path]:
+    """The embedded model's decoder by its tag, if it is there."""
+    try:
+        file = device_decoder_file("scenes")
+        return {decoder_tag(file.read_bytes()): file}
+    except (ModelError, OSError):
+        return {}
 
 
 def _keep(file: Path, data: bytes) -> None:

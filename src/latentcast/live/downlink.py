@@ -2,8 +2,10 @@
 
 What is under way is bounded: what the link carries in a round trip, and two packets, each of which is half a
 slot's worth, so that the link does not run dry while an acknowledgement comes back and what waits in it is
-never older than a slot. On a slow link packets are longer than that, lest their headers dominate. Only
-acknowledgements count: that a transport takes a message says nothing.
+never older than a slot. On a slow link packets are longer than that, lest their headers dominate, and so they
+are once x_0 is there and nothing grows old any more. Until then they are cut such that one ends when x_0
+comes: a slot then is worth several decibels, and what is under way is of an older step. Only acknowledgements
+count: that a transport takes a message says nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 
 from latentcast.errors import ProtocolError
 from latentcast.link.latency import latency_quantile
+from latentcast.live.pace import StepPace
 from latentcast.live.protocol import (
     FRAGMENT_BYTES,
     MAX_FRAGMENTS,
@@ -33,6 +36,9 @@ NETWORK_BYTES = 54
 MIN_PACKET_BYTES = 160
 """Least length on the link of a packet that is not the last: below, headers take more than half of it."""
 
+MIN_FINAL_PACKET_BYTES = 250
+"""The same once x_0 is there, when a packet may be longer, since its content does not grow old."""
+
 WINDOW_PACKETS = 2.25
 """Packets that may be under way beside what the link carries in a round trip."""
 
@@ -40,7 +46,17 @@ SPARE_PACKETS = 0.1
 SPARE_SECONDS = 0.002
 """A packet is made when so much of the ones before is left in the link, in packets and seconds."""
 
-RESERVE_SLOTS = 0.3
+WAIT_PACKETS = 0.05
+"""A packet waits for the next step if the link stands idle for no more than so much of one meanwhile."""
+
+HOLD_SLOTS = 0.05
+"""Nothing is held for less, since a rate that falls while time passes drains nothing, nor a step expected
+more exactly."""
+
+LEAST_SHARE = 0.5
+"""Between the last packet and x_0 there is room for another if it is so much of one, else x_0 is awaited."""
+
+RESERVE_SLOTS = 0.1
 RESERVE_DEVIATIONS = 1.0
 RESERVE_SHARE = 0.5
 """The end that passes are planned without: slots, standard deviations of what the link carries until then,
@@ -63,8 +79,8 @@ PIECE_BYTES = 1024
 
 MAX_PACKET_BYTES = MAX_FRAGMENTS * FRAGMENT_BYTES
 
-ENOUGH_MSE = 1e-7
-"""Error of x_0 that is not worth refining: about that of float16."""
+ENOUGH_MSE = 1e-8
+"""Error of x_0 that is not worth refining: below that of float16, 4e-8."""
 
 LATENCY_QUANTILE = 0.9
 
@@ -131,6 +147,7 @@ class Downlink:
         self._piece = PIECE_BYTES
         # When something may be worth sending although nothing happened.
         self._again: float | None = None
+        self._pace = StepPace(stream.num_steps, slot_seconds)
 
     @property
     def mean_rate(self) -> float | None:
@@ -214,6 +231,10 @@ class Downlink:
             messages.append(encode(fragment))
             self._sent(fragment, length, now)
 
+    def sent_ahead(self, message: bytes, now: float) -> None:
+        """Note another message that went out, which takes its time on the link as well."""
+        self._estimator.sent_ahead(len(message), now)
+
     def next_poll(self) -> float | None:
         """When something may be worth sending although nothing happened."""
         return self._again
@@ -221,6 +242,7 @@ class Downlink:
     def _next_packet(self, now: float) -> bool:
         self._again = None
         step = self._stream.step
+        self._pace.note(step, now)
         if step >= self._stream.num_steps:
             return False
         if self._sated is not None and self._sated[0] == step:
@@ -270,14 +292,16 @@ class Downlink:
         is_extra = rate * planned < 0.5 * packet
         is_last = is_extra or rate * planned <= LAST_PACKETS * packet
         size = rate * left * LAST_SHARE if is_extra else rate * planned if is_last else packet
+        to_final = self._pace.final_in(now)
+        if not is_last and to_final > 0.0:
+            until_final = rate * to_final - backlog
+            size = until_final / max(round(until_final / packet), 1)
         size = min(size, MAX_PACKET_BYTES)
-        if size < MIN_LAST_BYTES or not self._has_room(size, now):
+        hold = self._hold(packet, backlog, rate, now, is_last=is_last)
+        if hold > 0.0:
+            self._again = now + hold
             return None
-        # Just in time: what waits in the link grows old.
-        spare = SPARE_PACKETS * packet + rate * SPARE_SECONDS
-        if backlog > spare:
-            # Not sooner than it matters: a rate that falls while time passes drains nothing.
-            self._again = now + max((backlog - spare) / rate, 0.05 * self._slot)
+        if size < MIN_LAST_BYTES or not self._has_room(size, now):
             return None
         net = size - (OVERHEAD_BYTES + NETWORK_BYTES) * math.ceil(size / PIECE_BYTES)
         self._piece = PIECE_BYTES
@@ -291,6 +315,20 @@ class Downlink:
             max_bytes=int(net),
             is_last=is_last,
         )
+
+    def _hold(self, packet: float, backlog: float, rate: float, now: float, *, is_last: bool) -> float:
+        """Seconds for which no packet should be made: the link has work, or a step is about to come."""
+        least = HOLD_SLOTS * self._slot
+        # Just in time: what waits in the link grows old.
+        spare = SPARE_PACKETS * packet + rate * SPARE_SECONDS
+        if backlog > spare:
+            return max((backlog - spare) / rate, least)
+        to_next, to_final = self._pace.next_in(now), self._pace.final_in(now)
+        if to_next > 0.0 and rate * to_next - backlog <= WAIT_PACKETS * packet:
+            return to_next + least
+        if to_final > 0.0 and not is_last and rate * to_final - backlog < LEAST_SHARE * packet:
+            return to_final + least
+        return 0.0
 
     def _has_room(self, length: float, now: float) -> bool:
         rate = self._estimator.rate(now)
@@ -308,7 +346,8 @@ class Downlink:
         return min(reserve, RESERVE_SHARE * slots) * self._slot
 
     def _packet_bytes(self, rate: float) -> float:
-        return max(rate * self._slot, MIN_PACKET_BYTES)
+        least = MIN_FINAL_PACKET_BYTES if self._stream.step == 0 else MIN_PACKET_BYTES
+        return max(rate * self._slot, least)
 
     def _pipe_bytes(self, rate: float) -> float:
         return rate * (self._estimator.rtt_seconds + self._estimator.lateness_seconds)

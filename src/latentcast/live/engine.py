@@ -1,6 +1,7 @@
 """The engine: one thread that denoises many requests in common calls, step by step.
 
-A request joins at the next call and leaves after its last step, when it is cancelled, or at its deadline.
+A request joins at the next call and leaves after its last step, when it is cancelled, or at its deadline; it
+may pause in between.
 Where there are more than fit a call, those go first that have the least time to spare, but nobody is passed
 over for long. A call that fails is made again for each request alone, so that only the one to blame ends.
 """
@@ -65,6 +66,7 @@ class Ticket:
         deadline: float,
         on_step: StepListener,
         on_end: EndListener | None,
+        changed: threading.Condition,
     ) -> None:
         self.caption = caption
         self.seed = seed
@@ -76,6 +78,8 @@ class Ticket:
         self._steps_left = num_steps
         self._passed_over = 0
         self._cancelled = threading.Event()
+        self._changed = changed
+        self._paused = False
 
     @property
     def steps_left(self) -> int:
@@ -85,6 +89,23 @@ class Ticket:
     def cancel(self) -> None:
         """Want no more steps: the request is not in the next call. Its end is not told."""
         self._cancelled.set()
+        with self._changed:
+            self._changed.notify()
+
+    def pause(self) -> None:
+        """Want no more steps for now: the request is not in the next call, and stays where it is."""
+        self._paused = True
+
+    def go_on(self) -> None:
+        """Want steps again."""
+        if self._paused:
+            with self._changed:
+                self._paused = False
+                self._changed.notify()
+
+    @property
+    def _is_active(self) -> bool:
+        return not (self._paused or self._cancelled.is_set())
 
     def _end(self, error: LatentcastError | None) -> None:
         if self._on_end is not None and not self._cancelled.is_set():
@@ -148,8 +169,9 @@ class Engine:
         Raises:
             LiveError: If the engine is full or closed.
         """
-        ticket = Ticket(caption, seed, num_steps, deadline, on_step, on_end)
+        ticket = Ticket(caption, seed, num_steps, deadline, on_step, on_end, self._changed)
         with self._changed:
+            self._tickets = [known for known in self._tickets if not known._cancelled.is_set()]
             if self._closing:
                 raise LiveError("the engine is closed; it takes no more requests")
             if len(self._tickets) >= self._max_requests:
@@ -196,16 +218,18 @@ class Engine:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._tickets and not self._closing:
+                while not self._closing:
+                    # Those who left are let go of at once, also while all that are left pause.
+                    self._tickets = [ticket for ticket in self._tickets if not ticket._cancelled.is_set()]
+                    if any(ticket._is_active for ticket in self._tickets):
+                        break
                     self._changed.wait()
                 if self._closing:
                     ended, self._tickets = self._tickets, []
                     break
-                tickets = list(self._tickets)
+                tickets = [ticket for ticket in self._tickets if ticket._is_active]
             began = time.perf_counter()
             served = self._turn(tickets)
-            with self._changed:
-                self._tickets = [ticket for ticket in self._tickets if not ticket._cancelled.is_set()]
             if served:
                 seconds = time.perf_counter() - began
                 self._step_time.observe(served, seconds)

@@ -28,6 +28,8 @@ SEND_SECONDS = 10.0
 _GOODBYE = (1000, 1001)
 # A session is looked at so often, whatever it says.
 _IDLE_SECONDS = 1.0
+# Denoising goes on for so long without the device, to have something for it when it is back at once.
+_PAUSE_SECONDS = 2.0
 
 
 class HostedSession:
@@ -70,6 +72,7 @@ class HostedSession:
         self._newest: Step | None = None
         self._offered: Step | None = None
         self._told = False
+        self._left_at: float | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -124,6 +127,9 @@ class HostedSession:
             self._transport,
             transport if self._behind is None else self._behind(transport),
         )
+        self._left_at = None
+        if self._ticket is not None:
+            self._ticket.go_on()
         if former is not None:
             self._close_soon(former, 1000, "the device came back on another connection")
         self._changed.set()
@@ -151,6 +157,8 @@ class HostedSession:
                 again = self.session.next_poll(now)
                 if self.session.ended or (again is None and self._transport is None):
                     break
+                if self._left_at is not None and now - self._left_at >= _PAUSE_SECONDS and self._ticket:
+                    self._ticket.pause()
                 if self._transport is not None and self.session.is_silent(now):
                     self._close_soon(self._transport, 1001, "nothing has been heard of the device")
                     self._let_go(self._transport)
@@ -184,7 +192,8 @@ class HostedSession:
     def _let_go(self, transport: Transport) -> None:
         if self._transport is transport:
             self._transport = None
-            self.session.detach(time.monotonic())
+            self._left_at = time.monotonic()
+            self.session.detach(self._left_at)
             self._stop_if_unwanted()
             self._changed.set()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,13 @@ class Address:
         for file in (self.tls_cert, self.tls_key):
             if file is not None and not file.is_file():
                 raise ParameterError(f"there is no file {file} for TLS")
+        if self.tls_cert is not None:
+            try:
+                # An empty password where the key needs one, so that nobody is asked for it.
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(self.tls_cert, self.tls_key, password="")
+            except OSError as error:  # ssl.SSLError is one
+                raise ParameterError(f"the TLS certificate or key cannot be used: {error}") from error
 
 
 class LiveServer(uvicorn.Server):
@@ -81,26 +89,23 @@ class LiveServer(uvicorn.Server):
         on_ready: Callable[[str], None] | None = None,
         drain_seconds: float = DRAIN_SECONDS,
     ) -> None:
-        try:
-            config = uvicorn.Config(
-                app,
-                host=address.host,
-                port=address.port,
-                ws="websockets-sansio",
-                # A little more than a message may have, so that the protocol can say what was wrong.
-                ws_max_size=2 * DEVICE_MESSAGE_BYTES,
-                ws_per_message_deflate=False,
-                ssl_certfile=address.tls_cert,
-                ssl_keyfile=None if address.tls_key is None else str(address.tls_key),
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=30,
-                timeout_graceful_shutdown=5,
-            )
-            config.load()
-        except OSError as error:  # ssl.SSLError is one
-            raise ParameterError(f"the TLS certificate or key cannot be used: {error}") from error
+        config = uvicorn.Config(
+            app,
+            host=address.host,
+            port=address.port,
+            ws="websockets-sansio",
+            # A little more than a message may have, so that the protocol can say what was wrong.
+            ws_max_size=2 * DEVICE_MESSAGE_BYTES,
+            ws_per_message_deflate=False,
+            ssl_certfile=address.tls_cert,
+            ssl_keyfile=None if address.tls_key is None else str(address.tls_key),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=5,
+        )
+        config.load()
         super().__init__(config)
         self._service: LiveService = app.state.service
         self._on_ready = on_ready

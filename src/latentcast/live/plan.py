@@ -20,12 +20,14 @@ from latentcast.scenario import Scenario
 __all__ = ["LivePlan"]
 
 MAX_PLANNED_SLOTS = 96
-RATES_PER_OCTAVE = 8
+RATES_PER_OCTAVE = 4
 EXACT_LAGS = 16
 # Slots before the first step in the policies' own count; Scenario wants three slots at least.
 _UPLINK = 2
 # What a packet's header and its cut end cost, in bits; as in the policy.
 _PACKET_BITS = 40.0
+# Bits per number that leave less than anyone may want.
+_WHOLE_BITS = 16.0
 # Of what slots to come are estimated to carry, a pass counts on so much: a pass that ends a little early is
 # hardly coarser, one that does not end is incomplete.
 _CERTAIN_SHARE = 0.85
@@ -86,6 +88,8 @@ class LivePlan:
         """
         if self._mean_bits is None or slot >= self.last:
             return slot
+        if self._mean_bits >= _WHOLE_BITS * self._latent_size:
+            return slot  # a slot carries all that there is: every pass is one
         left = self.last - slot + 1
         steps_left = math.ceil(self._step / self.steps_per_slot)
         # Slots in which x_0 is there; how many more than are left does not matter once it is.
@@ -123,7 +127,8 @@ def _above(lag: int) -> int:
     return lag if lag <= EXACT_LAGS else math.ceil(2.0 ** (math.ceil(4.0 * math.log2(lag)) / 4.0))
 
 
-@lru_cache(maxsize=128)
+# A table of 60 slots takes 50 KB and some milliseconds; a busy server asks for some hundred different ones.
+@lru_cache(maxsize=1024)
 def _policy(
     calibration: Calibration, steps_per_slot: int, latent_size: int, lag: int, rate_index: int
 ) -> ProgressivePolicy:

@@ -44,8 +44,11 @@ LATENESS_SECONDS = 10.0
 IDLE_SHARE = 0.25
 """An interval of which the link was idle for a larger part is a lower bound and no sample."""
 
-# Lengths of the messages PING and ACK.
-_PING_BYTES, _ACK_BYTES = 9, 16
+OWN_SHARE = 0.25
+"""A message alone tells the rate if so much of its bytes and time is left beyond those of a PING."""
+
+# Length of the message PING, from which an ACK's hardly differs.
+_PING_BYTES = 9
 
 _WORD = 2**32
 
@@ -108,6 +111,8 @@ class RateEstimator:
         self._clock_us: int | None = None
         self._device_seconds = 0.0
         self._late = self._lateness = 0.0
+        self._ahead_bytes = 0
+        self._ahead_at: float | None = None
 
     @property
     def in_flight(self) -> int:
@@ -147,6 +152,17 @@ class RateEstimator:
         self._under_way.append(
             _Sent(self._sent, on_link, now, self._link_carried, self._arrived_at, self._device_seconds)
         )
+
+    def sent_ahead(self, length: int, now: float) -> None:
+        """Note that something went out that is not acknowledged: the first message waits behind it.
+
+        Args:
+            length: Bytes, positive.
+            now: Seconds.
+        """
+        if self._arrived_at is None and not self._under_way:
+            self._ahead_bytes += length + self._overhead
+            self._ahead_at = now if self._ahead_at is None else self._ahead_at
 
     def acknowledged(self, received_bytes: int, clock_us: int, now: float) -> int:
         """Take an acknowledgement; one that is older than the last changes nothing.
@@ -194,6 +210,7 @@ class RateEstimator:
         self._link_sent = self._link_carried = 0
         self._arrived_at = self._clock_us = None
         self._whole_bytes = self._whole_seconds = 0.0
+        self._ahead_bytes, self._ahead_at = 0, None
         self._rtt = rtt_seconds
 
     def rate(self, now: float) -> float | None:
@@ -247,9 +264,11 @@ class RateEstimator:
 
     def _sample(self, new: int, first: _Sent, last: _Sent, clock_us: int, now: float) -> None:
         if self._arrived_at is None or self._clock_us is None:
-            # Nothing to measure from but the sending: a round trip, and the time on the link.
-            took = now - first.sent_at
-            self._raise(new, max(took - self._rtt, 0.5 * took, 1e-3))
+            # Nothing to measure from but the sending, of this and of what went before it.
+            samples = [self._own(new, now - first.sent_at)]
+            if self._ahead_at is not None:
+                samples.append(self._own(new + self._ahead_bytes, now - self._ahead_at))
+            self._raise(*max(samples, key=lambda sample: sample[0] / sample[1]))
             return
         by_server = now - self._arrived_at
         seconds = self._interval(clock_us, self._clock_us, by_server)
@@ -258,20 +277,19 @@ class RateEstimator:
         idle = min(max(first.sent_at - (self._arrived_at - self._return_seconds()), 0.0), seconds)
         if idle > IDLE_SHARE * seconds:
             self._bound(last)
+            if first is last:
+                self._raise(*self._own(new, now - last.sent_at))
         elif seconds - idle > 0.0:
             self._add(new, seconds - idle)
 
     def _return_seconds(self) -> float:
-        """From when a message has left the link to its acknowledgement.
+        """From when a message has left the link to its acknowledgement: the way back of a PING's answer.
 
-        A round trip without what a PING takes on a slow link both ways, and with what an ACK takes on one.
+        That is its round trip without what it takes on the link down, however fast the one up may be.
         """
         if self._seconds <= 0.0 or self._bytes <= 0.0:
             return self._rtt
-        per_byte = self._seconds / self._bytes
-        ping, ack = (self._overhead + size for size in (_PING_BYTES, _ACK_BYTES))
-        way = max(self._rtt - 2.0 * ping * per_byte, 0.0)
-        return min(self._rtt, way + ack * per_byte)
+        return max(self._rtt - (self._overhead + _PING_BYTES) * self._seconds / self._bytes, 0.0)
 
     def _interval(self, clock_us: int, before_us: int, by_server: float) -> float:
         """Seconds between two acknowledgements, by the device's clock unless that has jumped."""
@@ -292,6 +310,17 @@ class RateEstimator:
             return
         took = self._device_seconds - last.device_seconds
         self._raise(self._link_carried - last.carried, max(took, last.sent_at - last.arrived_at, 1e-3))
+
+    def _own(self, num_bytes: int, took: float) -> tuple[int, float]:
+        """What a message's round trip says of the link: bytes, and the seconds that they took it.
+
+        A PING's takes the same way and nearly the same acknowledgement; what this one takes longer is for its
+        bytes more.
+        """
+        more = num_bytes - (self._overhead + _PING_BYTES)
+        if more < OWN_SHARE * num_bytes:
+            return num_bytes, max(took, 1e-3)
+        return more, max(took - self._rtt, OWN_SHARE * took, 1e-3)
 
     def _raise(self, num_bytes: int, seconds: float) -> None:
         rate = num_bytes / seconds

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import time
 from collections.abc import AsyncIterator
 
@@ -18,7 +17,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from latentcast.diffusion.device_decoder import device_decoder_file
+from latentcast.diffusion.device_decoder import decoder_tag, device_decoder_file
 from latentcast.diffusion.pipeline import DiffusersModel
 from latentcast.errors import LatentcastError, ProtocolError
 from latentcast.live.admission import STEP_COUNTS, RefusedError
@@ -220,5 +219,5 @@ class _DecoderFile:
         version = status.st_mtime_ns, status.st_size
         if self._known is None or self._known[0] != version:
             content = file.read_bytes()
-            self._known = version, content, f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+            self._known = version, content, decoder_tag(content)
         return self._known[1:]

@@ -315,6 +315,8 @@ class ServerSession:
         self._pass_time(now)
         messages: list[bytes] = []
         if self.attached:
+            for control in self._controls:
+                self._downlink.sent_ahead(control, now)
             messages += self._controls
             self._controls.clear()
             if not self._ended and not self._is_over:
@@ -362,7 +364,8 @@ class ServerSession:
             raise ProtocolError(f"the session {self.session} has ended", code="unknown-session")
         self._detached_at = None
         self._heard_at = now
-        self._downlink.reconnected(min(resume.rtt_ms / 1e3, max(self._deadline - now, 0.0)))
+        self._rtt = min(resume.rtt_ms / 1e3, max(self._deadline - now, 0.0))
+        self._downlink.reconnected(self._rtt)
         self._controls.clear()
         self._go_on(resume.packet, resume.prefix, resume.crc)
 

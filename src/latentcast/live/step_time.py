@@ -44,28 +44,32 @@ class StepTime:
                 f"batch sizes are {list(sizes)} and seconds {list(seconds)}; give as many positive seconds "
                 "as rising sizes, from 1"
             )
-        self._sizes = np.array(sizes, np.float64)
         # A larger batch never takes less: where it seems to, the machine had something else to do.
-        self._seconds = np.maximum.accumulate(np.array(seconds, np.float64))
+        rising = np.maximum.accumulate(np.array(seconds, np.float64))
+        # Of every size: who is let in is decided by many of these.
+        self._seconds: list[float] = np.interp(np.arange(1, sizes[-1] + 1), sizes, rising).tolist()
         self._level = 1.0
 
     @property
     def max_batch(self) -> int:
         """The largest batch."""
-        return int(self._sizes[-1])
+        return len(self._seconds)
 
     def observe(self, size: int, seconds: float) -> None:
         """Note what a call took."""
-        expected = float(np.interp(size, self._sizes, self._seconds))
+        expected = self._shape(size)
         # A single hiccup says nothing about the calls to come.
         ratio = min(max(seconds / expected, self._level / 4), self._level * 4)
         self._level += _WEIGHT * (ratio - self._level)
 
     def call_seconds(self, size: int) -> float:
         """What a call for a batch of this size takes."""
-        return self._level * float(np.interp(size, self._sizes, self._seconds))
+        return self._level * self._shape(size)
 
     def slot_seconds(self, num_active: int) -> float:
         """Time between two steps of one request among so many, where more than a batch take turns."""
         calls = max(math.ceil(num_active / self.max_batch), 1)
         return calls * self.call_seconds(math.ceil(num_active / calls))
+
+    def _shape(self, size: int) -> float:
+        return self._seconds[min(max(size, 1), len(self._seconds)) - 1]

@@ -30,6 +30,8 @@ from latentcast.scenario import Scenario
 
 __all__ = ["MAX_KEPT", "Chance", "FinalStream", "ProgressiveStream", "Stream"]
 
+# What an estimate's own error hides, as a share of it: 0.04 dB. The next one is better by more than that.
+HIDDEN_SHARE = 0.01
 MAX_KEPT = 64
 """Most packets whose beginnings are kept; no new one is made while so many are not acknowledged."""
 
@@ -178,6 +180,11 @@ class ProgressiveStream:
     def make(self, chance: Chance) -> bytes | None:
         """A packet, if one is worth it; from then on the device counts as holding it."""
         if len(self._kept) >= MAX_KEPT or self._next >= MAX_PACKETS or chance.slots_left <= 0.0:
+            return None
+        if (
+            self.step > 0
+            and self.predicted_mse <= (1.0 + HIDDEN_SHARE) * self._plan.calibration.mmse[self.step]
+        ):
             return None
         per_slot = self._plan.steps_per_slot
         left = chance.slots_left / per_slot

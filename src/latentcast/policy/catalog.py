@@ -26,6 +26,7 @@ __all__ = [
     "policy_names",
 ]
 
+PaperPolicy: TypeAlias = LookaheadPolicy | OptimalPolicy | PersistentPolicy | FinalOnlyPolicy
 Scheme: TypeAlias = Policy | ProgressivePolicy
 
 POLICY_NAMES = ("lookahead", "persistent-3", "persistent-4", "persistent-8", "final-only")
@@ -58,7 +59,7 @@ def policy_names(scenario: Scenario) -> tuple[str, ...]:
     return ("lookahead", "optimal", *(f"persistent-{bits}" for bits in scenario.bit_levels), "final-only")
 
 
-def make_policy(name: str, scenario: Scenario) -> Policy:
+def make_policy(name: str, scenario: Scenario) -> PaperPolicy:
     """The policy of a name.
 
     Args:

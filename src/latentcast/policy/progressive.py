@@ -31,7 +31,7 @@ from latentcast.scenario import Scenario
 __all__ = ["ProgressivePolicy", "remaining_variance"]
 
 FloatArray: TypeAlias = NDArray[np.float64]
-IntArray: TypeAlias = NDArray[np.int64]
+IntArray: TypeAlias = NDArray[np.int16]
 
 MAX_PASS_SLOTS = 128
 _ERRORS = np.geomspace(1e-14, 4.0, 400)
@@ -152,10 +152,11 @@ class ProgressivePolicy:
         return rate_bits + max(sure * self._mean_bits - to_come * _PACKET_BITS, 0.0)
 
     def _induct(self, uplink_slots: int) -> IntArray:
-        """Best pass lengths, int64 (T_d, errors); 0 is to wait."""
+        """Best pass lengths, int16 (T_d, errors); 0 is to wait."""
         slots = np.arange(1, self._scenario.deadline_slots + 1)
         steps = self._scenario.num_steps - np.clip(slots - uplink_slots - 1, 0, self._scenario.num_steps)
         lengths = slots[:MAX_PASS_SLOTS]
         left = remaining_variance(np.maximum(lengths * self._rate_bits - self._class_bits, 0.0))
-        table: IntArray = best_lengths(self._mmse[steps], left, _ERRORS, uplink_slots + 1)
-        return table
+        table = best_lengths(self._mmse[steps], left, _ERRORS, uplink_slots + 1)
+        # A server keeps many of these.
+        return np.asarray(table, np.int16)

@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -60,9 +61,6 @@ class RateSchedule:
             )
         rates.flags.writeable = False
         object.__setattr__(self, "rates_bits_per_second", rates)
-        sums = np.concatenate(([0.0], np.cumsum(rates * self.slot_seconds)))
-        # A list is searched faster than an array, number by number.
-        object.__setattr__(self, "_sums", sums.tolist())
 
     @classmethod
     def constant(cls, rate_bits_per_second: float) -> RateSchedule:
@@ -186,7 +184,7 @@ class RateSchedule:
 
     def seconds_of(self, bits: float) -> float:
         """The first time by which so many bits have been carried since time 0; infinite if they never are."""
-        sums: list[float] = self._sums  # type: ignore[attr-defined]
+        sums = self._sums
         if bits <= 0.0:
             return 0.0
         if sums[-1] == 0.0:
@@ -202,9 +200,15 @@ class RateSchedule:
         edges = [self._until(start_seconds + slot * slot_seconds) for slot in range(num_slots + 1)]
         return np.diff(edges)
 
+    @cached_property
+    def _sums(self) -> list[float]:
+        """Bits carried up to each slot's beginning and the end; searched faster than an array, one by one."""
+        sums: list[float] = np.cumsum(self.rates_bits_per_second * self.slot_seconds).tolist()
+        return [0.0, *sums]
+
     def _until(self, seconds: float) -> float:
         """Bits carried since time 0."""
-        sums: list[float] = self._sums  # type: ignore[attr-defined]
+        sums = self._sums
         slots = max(seconds, 0.0) / self.slot_seconds
         rounds, place = divmod(slots, len(sums) - 1)
         slot = min(int(place), len(sums) - 2)

@@ -17,6 +17,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from latentcast.study.output import OutputFolder
 
@@ -217,9 +218,9 @@ def new_figure(height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
         height: Inches.
         columns: Number of axes.
     """
-    figure = Figure(figsize=(COLUMN_INCHES, height), layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02)
+    figure = Figure(figsize=(COLUMN_INCHES, height), layout=layout)
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)  # type: ignore[union-attr, call-arg]
     return figure, [figure.add_subplot(1, columns, column + 1) for column in range(columns)]
 
 

@@ -91,10 +91,11 @@ def _grid(value: Any) -> Any:
     for key in value:
         if key not in keys:
             raise ValueError(unknown_key(key, "", keys))
-    numbers = [value.get(key) for key in keys]
-    if not all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers):
+    given = [value.get(key) for key in keys]
+    numbers = [float(n) for n in given if isinstance(n, (int, float)) and not isinstance(n, bool)]
+    if len(numbers) < len(keys):
         raise ValueError("a range needs the numbers start, stop and step, all in dB")
-    start, stop, step = map(float, numbers)  # type: ignore[arg-type]  # checked above
+    start, stop, step = numbers
     if not (math.isfinite(start) and math.isfinite(stop) and step > 0.0 and stop >= start):
         raise ValueError("a range needs a positive step, and a stop that is not below its start")
     count = math.floor((stop - start) / step + 1e-9) + 1

@@ -75,11 +75,11 @@ def make_scheme(choice: PolicyChoice, scenario: Scenario, calibration: Calibrati
     elif choice.name not in (known := (ProgressivePolicy.name, *policy_names(scenario))):
         raise ParameterError(f"unknown policy {choice.name!r}; choose {', '.join(known)}")
     else:
-        policy = make_policy(choice.name, scenario)
+        of_paper = make_policy(choice.name, scenario)
         # A persistent policy's bits are its name.
-        options = [field.name for field in fields(policy) if field.name not in ("scenario", "bits")]  # type: ignore[arg-type]  # all of them are dataclasses
+        options = [field.name for field in fields(of_paper) if field.name not in ("scenario", "bits")]
         _check_options(choice, options)
-        policy = replace(policy, **choice.options)  # type: ignore[type-var]
+        policy = replace(of_paper, **choice.options)
     return policy if choice.label is None else _Labelled(choice.label, policy)
 
 

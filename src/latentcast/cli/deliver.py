@@ -1,40 +1,30 @@
-"""What the commands do, once their arguments are parsed."""
+"""What `latentcast deliver` and `latentcast compare` do, once their arguments are parsed."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from latentcast import console
+from latentcast.cli import console
 from latentcast.codec.calibration import Calibration, find_calibration
 from latentcast.delivery.deliver import deliver
-from latentcast.diffusion.loading import EMBEDDED, find_model, quiet
+from latentcast.delivery.timeline import Timeline
+from latentcast.diffusion.loading import EMBEDDED, find_model
 from latentcast.diffusion.pipeline import DiffusersModel, load_pipeline, read_prompt
 from latentcast.diffusion.source import Step, Trajectory, seed_stream
-from latentcast.errors import ModelError, ParameterError
+from latentcast.errors import ParameterError
 from latentcast.policy.catalog import CODECS, codec_of, make_scheme
 from latentcast.scenario import PAPER_LATENT_SIZE, Scenario
-from latentcast.study.metrics.ssim import ssim
 from latentcast.study.output import OutputFolder
-from latentcast.study.sheet.comparison import compare
+from latentcast.study.sheet.comparison import Comparison, compare
 from latentcast.study.sheet.filmstrip import comparison_sheet, filmstrip
 
-__all__ = [
-    "Request",
-    "run_compare",
-    "run_deliver",
-    "run_model_info",
-    "run_model_train",
-    "run_record",
-]
+__all__ = ["Request", "run_compare", "run_deliver"]
 
 MAX_PROMPT_CHARACTERS = 2000
-
-JUDGE, DEVICE_DECODER = STAGES = ("judge", "device-decoder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +126,7 @@ def run_deliver(request: Request, *, as_json: bool) -> None:
     if as_json:
         console.print_json({**timeline.to_dict(), "files": [str(path) for path in files]})
     else:
-        console.print_delivery(timeline, files)
+        _print_delivery(timeline, files)
 
 
 def run_compare(request: Request, *, as_json: bool) -> None:
@@ -159,136 +149,7 @@ def run_compare(request: Request, *, as_json: bool) -> None:
     if as_json:
         console.print_json({**comparison.to_dict(), "files": [str(path) for path in files]})
     else:
-        console.print_comparison(comparison, files)
-
-
-def run_model_info(name: str, *, as_json: bool) -> None:
-    """Print what a model is, and its card.
-
-    Raises:
-        ModelError: If it cannot be loaded.
-    """
-    description = load_pipeline(name).describe()
-    card = None
-    if description["model_card"] is not None:
-        try:
-            card = Path(description["model_card"]).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelError(f"cannot read {description['model_card']}: {error}") from error
-    if as_json:
-        console.print_json({**description, "model_card_text": card})
-    else:
-        console.print_model(description, card)
-
-
-def run_model_train(
-    name: str,
-    out: Path,
-    *,
-    only: str | None,
-    device: str,
-    picture_size: int | None,
-    minutes: float | None,
-    as_json: bool,
-) -> None:
-    """Train the embedded model anew, or judge one that is trained, or make its decoder for devices.
-
-    Raises:
-        ParameterError: If another model, or a stage that cannot be made alone, is asked for.
-        PausedError: When the minutes are over.
-        LatentcastError: If the folder cannot be written, or training fails.
-    """
-    if name != EMBEDDED:
-        raise ParameterError(f"cannot train {name!r}; the only model that latentcast trains is {EMBEDDED!r}")
-    if only not in (None, *STAGES):
-        raise ParameterError(f"--only is {only!r}; the stages that can be made alone are {', '.join(STAGES)}")
-    if only is not None and picture_size is not None:
-        raise ParameterError("--picture-size is that of a new model; the one in --out has its own")
-    stop_at = None if minutes is None else time.monotonic() + 60.0 * minutes
-    OutputFolder(out)
-    try:
-        from latentcast.diffusion.scenes.device_training import train_device_decoder
-        from latentcast.diffusion.scenes.judging import judge_model
-        from latentcast.diffusion.scenes.plan import plan_for
-        from latentcast.diffusion.scenes.training import train
-    except ImportError as error:
-        raise ModelError(
-            f"training needs the package {error.name}; install it with: pip install 'latentcast[models]'"
-        ) from error
-    with console.StageProgress.show() as progress:
-        if only is None:
-            plan = plan_for(device, picture_size)
-            made = train(
-                out, device=device, similarity=ssim, progress=progress, plan=plan, stop_at=stop_at
-            ).to_dict()
-        elif only == JUDGE:
-            made = judge_model(
-                out, device=device, similarity=ssim, progress=progress, stop_at=stop_at
-            ).to_dict()
-        else:
-            made = asdict(
-                train_device_decoder(out, device=device, similarity=ssim, progress=progress, stop_at=stop_at)
-            )
-    if as_json:
-        console.print_json({"model": str(out), **made})
-    else:
-        console.print_card(out / "README.md")
-
-
-def run_record(
-    source: str,
-    model: str,
-    out: Path,
-    *,
-    count: int | None,
-    keep_nsfw: bool,
-    seed: int,
-    num_steps: int,
-    batch_size: int,
-    device: str,
-    as_json: bool,
-) -> None:
-    """Record the trajectories of many prompts, or go on with a recording.
-
-    Raises:
-        LatentcastError: If anything is wrong; what is recorded stays.
-        KeyboardInterrupt: As it came, after a note on what is recorded.
-    """
-    try:
-        from latentcast.study.recording.prompts import read_prompts
-        from latentcast.study.recording.record import record
-    except ImportError as error:
-        raise ParameterError(
-            f"recording needs the package {error.name}; install it with: pip install 'latentcast[study]'"
-        ) from error
-    seed_stream(seed, "noise")
-    find_model(model)
-    prompts = read_prompts(source, count=count, keep_nsfw=keep_nsfw)
-    OutputFolder(out)
-    with console.RecordProgress.show(model) as progress:
-        loaded = load_pipeline(model, device, num_steps=num_steps)
-        began = time.perf_counter()
-        try:
-            with quiet():  # text encoders would write two lines for each prompt that they cut short
-                recording = record(loaded, prompts, out, seed=seed, batch_size=batch_size, progress=progress)
-        except KeyboardInterrupt:
-            console.print_note(
-                f"{progress.new_items} new items are recorded in {out}; the same command goes on from there."
-            )
-            raise
-        seconds = time.perf_counter() - began
-    summary = {
-        "folder": str(recording.folder),
-        "model": recording.model,
-        "items": recording.num_items,
-        "new_items": progress.new_items,
-        "seconds": seconds,
-        "denoiser_share": progress.denoiser_seconds / seconds,
-    }
-    if as_json:
-        console.print_json(summary)
-    else:
-        console.print_recording(summary)
+        _print_comparison(comparison, files)
 
 
 def _check_prompt(prompt: str, model: str) -> None:
@@ -324,3 +185,69 @@ def _size(model: DiffusersModel) -> int:
 
 def _follow(progress: console.StepProgress) -> Callable[[Step], None]:
     return lambda step: progress.step(step.index)
+
+
+def _print_delivery(timeline: Timeline, files: Sequence[Path]) -> None:
+    nothing_held = timeline.scenario.num_steps
+    if timeline.transmissions:
+        console.print_table(
+            ("start slot", "step t", "refines", "bits per dimension", "bytes", "arrived"),
+            [
+                (
+                    str(sent.slot),
+                    str(sent.step),
+                    "-" if sent.reference_step == nothing_held else f"t = {sent.reference_step}",
+                    f"{sent.bits_per_dimension:.3g}",
+                    str(sent.bytes),
+                    "too late" if sent.arrived_slot is None else f"slot {sent.arrived_slot}",
+                )
+                for sent in timeline.transmissions
+            ],
+        )
+    for sentence in _verdict(timeline):
+        console.print_sentence(sentence)
+    console.print_files(files)
+
+
+def _verdict(timeline: Timeline) -> list[str]:
+    deadline = timeline.scenario.deadline_slots
+    held = timeline.held[-1]
+    if held.slot > 0:
+        quality = "" if timeline.psnr_db is None else f", PSNR {timeline.psnr_db:.1f} dB"
+        return [
+            f"At the deadline, slot {deadline}, the device shows step t = {held.step}: "
+            f"latent error {timeline.latent_mse:.3g}{quality}, {timeline.bits_sent} bits sent."
+        ]
+    lines = [
+        f"Nothing arrived by the deadline, slot {deadline}: the device still shows no picture, "
+        f"latent error {timeline.latent_mse:.3g}."
+    ]
+    if timeline.uplink_slots is None:
+        reason = "The upload of the prompt alone took longer."
+    elif timeline.transmissions:
+        reason = "What was sent was still under way."
+    else:
+        reason = (
+            f"The upload took {timeline.uplink_slots} slots, "
+            "and the policy saw nothing that could arrive in time."
+        )
+    other = "" if timeline.policy == "progressive" else ", or --policy progressive"
+    return [*lines, f"{reason} A higher --snr-db or a later --deadline would help{other}."]
+
+
+def _print_comparison(comparison: Comparison, files: Sequence[Path]) -> None:
+    console.print_table(
+        ("policy", "shown", "latent error", "PSNR dB", "transfers", "bits sent"),
+        [
+            (
+                timeline.policy,
+                f"t = {timeline.held[-1].step}" if timeline.held[-1].slot > 0 else "nothing",
+                f"{timeline.latent_mse:.3g}",
+                "-" if timeline.psnr_db is None else f"{timeline.psnr_db:.1f}",
+                str(sum(sent.arrived_slot is not None for sent in timeline.transmissions)),
+                str(timeline.bits_sent),
+            )
+            for timeline in comparison.timelines
+        ],
+    )
+    console.print_files(files)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from latentcast.cli.packages import needs
 from latentcast.diffusion.pipeline import load_pipeline
-from latentcast.errors import LiveError
 
 __all__ = ["ServeOptions", "run_serve"]
 
@@ -33,19 +33,15 @@ def run_serve(options: ServeOptions) -> None:
     """Serve until told to end; print the address when ready.
 
     Raises:
-        ParameterError: If an option cannot be.
+        ParameterError: If an option cannot be, or packages are missing.
         ModelError: If the model cannot be loaded, or requests to it cannot be batched.
-        LiveError: If packages are missing or the address cannot be listened on.
+        LiveError: If the address cannot be listened on.
     """
-    try:
+    with needs("the server needs", "serve"):
         from latentcast.live.access import Access, read_tokens
         from latentcast.live.event_log import configure_logs
         from latentcast.live.listening import Address, LiveServer
         from latentcast.live.server import ServeConfig, make_app
-    except ImportError as error:
-        raise LiveError(
-            f"the server needs the package {error.name}; install it with: pip install 'latentcast[serve]'"
-        ) from error
     tokens = () if options.token_file is None else read_tokens(options.token_file)
     config = ServeConfig(
         access=Access(tokens=tokens, origins=options.origins),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -15,14 +16,15 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from latentcast import console
-from latentcast.errors import LiveError, ParameterError
+from latentcast.cli import console
+from latentcast.cli.packages import needs
+from latentcast.errors import ParameterError
 from latentcast.study.output import OutputFolder
 from latentcast.study.sheet.moments import Frame, evenly, moments_strip
 
 if TYPE_CHECKING:
     from latentcast.live.client import Delivery
-    from latentcast.live.decoder import DeviceDecoder
+    from latentcast.live.decoder import ServerDecoder
     from latentcast.live.device_session import DeviceSession
 
 __all__ = ["DeviceOptions", "run_device_command"]
@@ -49,20 +51,15 @@ def run_device_command(options: DeviceOptions, *, as_json: bool) -> None:
     Raises:
         LatentcastError: If anything is wrong; files are written only when all is there.
     """
-    try:
-        import websockets  # noqa: F401  # says which package is missing before anything is asked for
-
+    with needs("a device needs", "device"):
+        import_module("websockets")  # before anything is asked for
         from latentcast.live.client import base_url, request_picture_sync
-        from latentcast.live.decoder import fetch_decoder
+        from latentcast.live.decoder import ServerDecoder
         from latentcast.live.protocol import CODECS
-    except ImportError as error:
-        raise LiveError(
-            f"a device needs the package {error.name}; install it with: pip install 'latentcast[device]'"
-        ) from error
     if options.codec not in CODECS:
         raise ParameterError(f"codec is {options.codec!r}; choose {' or '.join(CODECS)}")
     folder = OutputFolder(options.out)
-    decoder = fetch_decoder(base_url(options.url))
+    decoder = ServerDecoder(base_url(options.url))
     with _LiveTable(options.deadline_ms / 1e3) as table:
         delivery = request_picture_sync(
             options.url,
@@ -135,7 +132,7 @@ def _holding(device: DeviceSession) -> str:
     return f"a picture since {device.arrivals[0].seconds:.2f} s"
 
 
-def _strip(options: DeviceOptions, delivery: Delivery, decoder: DeviceDecoder) -> Image.Image:
+def _strip(options: DeviceOptions, delivery: Delivery, decoder: ServerDecoder) -> Image.Image:
     chosen = [delivery.moments[index] for index in evenly([m.seconds for m in delivery.moments])]
     pictures = list(decoder.decode(np.stack([moment.latent for moment in chosen]))) if chosen else []
     facts = [
@@ -181,4 +178,4 @@ def _print_summary(delivery: Delivery) -> None:
             rows.append((f"latent error, {known}", f"{error:.3g}"))
         agreement = {True: "yes", False: "no", None: "not compared"}[summary.agrees]
         rows.append(("server knows what is held", agreement))
-    console.print_table("At the deadline", ("", "value"), [(name, str(value)) for name, value in rows])
+    console.print_table(("", "value"), [(name, str(value)) for name, value in rows], title="At the deadline")

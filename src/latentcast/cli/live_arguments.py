@@ -1,4 +1,4 @@
-"""The command line of the live service: argument parsing of serve, device and link."""
+"""The arguments of the live service: serve, device and link."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from latentcast.cli.options import AsJson, Device, Model, Prompt
 
 __all__ = ["register"]
 
@@ -51,14 +53,12 @@ def link_emulate(
     rootless: Annotated[
         bool, typer.Option("--rootless", help="Shape by a proxy instead of a network namespace.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON on stdout and nothing else there.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a command behind a link whose rate changes from slot to slot."""
-    from latentcast import link_commands
+    from latentcast.cli.link import LinkOptions, run_emulation
 
-    options = link_commands.LinkOptions(
+    options = LinkOptions(
         snr_db=snr_db,
         trace=trace,
         rate_kbps=rate_kbps,
@@ -68,17 +68,15 @@ def link_emulate(
         server=server,
         rootless=rootless,
     )
-    raise typer.Exit(link_commands.run_emulation(options, command, as_json=as_json))
+    raise typer.Exit(run_emulation(options, command, as_json=as_json))
 
 
 # --- serve --------------------------------------------------------------------------------------------------
 
 
 def serve(
-    model: Annotated[
-        str, typer.Option(help="scenes, the folder of a diffusers pipeline, or a hub id.")
-    ] = "scenes",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    model: Model = "scenes",
+    device: Device = "cpu",
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 for any that is free.")] = 8700,
     token_file: Annotated[
@@ -100,10 +98,10 @@ def serve(
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write prompts to the log.")] = False,
 ) -> None:
     """Serve devices over WebSockets, people by a web page, and others by OpenAI's images API."""
-    from latentcast import serve_commands
+    from latentcast.cli.serve import ServeOptions, run_serve
 
-    serve_commands.run_serve(
-        serve_commands.ServeOptions(
+    run_serve(
+        ServeOptions(
             model=model,
             device=device,
             host=host,
@@ -125,7 +123,7 @@ def serve(
 
 def device(
     url: Annotated[str, typer.Argument(help="The server, as http://HOST:PORT.", show_default=False)],
-    prompt: Annotated[str, typer.Argument(help="The picture, in words.", show_default=False)],
+    prompt: Prompt,
     deadline: Annotated[float, typer.Option(help="When to show the picture, in milliseconds.")] = 2000.0,
     seed: Annotated[int | None, typer.Option(help="Root seed.", show_default="the server's choice")] = None,
     token: Annotated[
@@ -138,15 +136,13 @@ def device(
     out: Annotated[Path, typer.Option(help="Folder for picture, filmstrip and timeline.")] = Path(
         "runs/device"
     ),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON on stdout and nothing else there.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Ask a server for a picture, and save what was held at the deadline."""
-    from latentcast import device_commands
+    from latentcast.cli.device import DeviceOptions, run_device_command
 
-    device_commands.run_device_command(
-        device_commands.DeviceOptions(
+    run_device_command(
+        DeviceOptions(
             url=url,
             prompt=prompt,
             deadline_ms=deadline,

@@ -1,17 +1,17 @@
-"""What the commands that measure and export models do, once their arguments are parsed."""
+"""What `latentcast model calibrate` and `latentcast model fit` do, once their arguments are parsed."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latentcast import console
+from latentcast.cli import console
+from latentcast.cli.packages import needs
 from latentcast.codec.calibration import Calibration, calibration_file
-from latentcast.diffusion.device_decoder import device_decoder_place
 from latentcast.diffusion.loading import EMBEDDED, find_model, quiet
 from latentcast.diffusion.pipeline import load_pipeline
 from latentcast.diffusion.source import seed_stream
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from latentcast.study.figures.fit import Fit
     from latentcast.study.recording.store import Recording
 
-__all__ = ["Runs", "run_model_calibrate", "run_model_export", "run_model_fit"]
+__all__ = ["Runs", "run_model_calibrate", "run_model_fit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def run_model_calibrate(runs: Runs, out: Path | None, *, as_json: bool) -> None:
         LatentcastError: If anything is wrong; the file is written only when all is computed.
     """
     file = calibration_file(runs.model) if out is None else out
-    try:
+    with needs("calibrating needs", "study"):
         prompts = runs.prompts()
         folder = OutputFolder(file.parent)
         with runs.recorded(prompts) as recording:
@@ -109,13 +109,11 @@ def run_model_calibrate(runs: Runs, out: Path | None, *, as_json: bool) -> None:
                 model=runs.model,
                 seed=runs.seed,
             )
-    except ImportError as error:
-        raise _needs_packages("calibrating", error) from error
     written = folder.write_json(file.name, calibration.to_dict())
     if as_json:
         console.print_json({"file": str(written), **calibration.to_dict()})
     else:
-        console.print_calibration(calibration, written)
+        _print_calibration(calibration, written)
 
 
 def run_model_fit(runs: Runs, folder: Path | None, out: Path, *, card: bool, as_json: bool) -> None:
@@ -134,7 +132,7 @@ def run_model_fit(runs: Runs, folder: Path | None, out: Path, *, card: bool, as_
     place = find_model(runs.model)
     if card and not isinstance(place, Path):
         raise ParameterError(f"{runs.model} is a model of the hub, whose card cannot be written")
-    try:
+    with needs("measuring a fit needs", "study"):
         from latentcast.study.figures.fit import measure_fit
         from latentcast.study.figures.fit_figures import draw_fit
         from latentcast.study.recording.store import Recording
@@ -153,8 +151,6 @@ def run_model_fit(runs: Runs, folder: Path | None, out: Path, *, card: bool, as_
             else:
                 with runs.recorded(runs.prompts()) as recording:
                     fit, seed = measured(recording), runs.seed
-    except ImportError as error:
-        raise _needs_packages("measuring a fit", error) from error
     values = {"model": runs.model, "seed": seed, **fit.to_dict()}
     files = [output.write_json("fit.json", values), *draw_fit(fit, output)]
     if card:
@@ -162,36 +158,85 @@ def run_model_fit(runs: Runs, folder: Path | None, out: Path, *, card: bool, as_
 
         assert isinstance(place, Path)
         try:
-            write_section(place, "Fit to the theory", console.fit_table(fit, seed))
+            write_section(place, "Fit to the theory", _markdown(fit, seed))
         except OSError as error:
             raise ModelError(f"cannot write the card in {place}: {error.strerror or error}") from error
         files.append(place / "README.md")
     if as_json:
         console.print_json({**values, "files": [str(file) for file in files]})
     else:
-        console.print_fit(fit, files)
+        _print_fit(fit, files)
 
 
-def run_model_export(name: str, out: Path | None, *, as_json: bool) -> None:
-    """Write a model's decoder for devices as ONNX.
-
-    Raises:
-        LatentcastError: If anything is wrong; the file is written only when it has passed its check.
-    """
-    file = device_decoder_place(name) if out is None else out
-    model = load_pipeline(name)
-    folder = OutputFolder(file.parent)
-    # torch is there once a model is loaded.
-    from latentcast.diffusion.export import decoder_of, export_onnx
-
-    report = export_onnx(decoder_of(model), model.latent_shape, folder.path / file.name)
-    if as_json:
-        console.print_json({**asdict(report), "file": str(report.file)})
-    else:
-        console.print_export(report)
+def _print_calibration(calibration: Calibration, file: Path) -> None:
+    """How good the estimates of x_0 are, step by step."""
+    console.print_table(
+        ("step t", "error to x_0", "of the noise"),
+        [
+            (str(step), f"{calibration.mmse[step]:.5f}", f"{1.0 - calibration.alpha_bar[step]:.5f}")
+            for step in range(calibration.num_steps, -1, -max(calibration.num_steps // 10, 1))
+        ],
+    )
+    console.print_files([file])
 
 
-def _needs_packages(doing: str, error: ImportError) -> ParameterError:
-    return ParameterError(
-        f"{doing} needs the package {error.name}; install it with: pip install 'latentcast[study]'"
+def _print_fit(fit: Fit, files: Sequence[Path]) -> None:
+    """How the measured quantities compare with the theory."""
+    for headings, rows in (_distortion_rows(fit), _refinement_rows(fit)):
+        console.print_table(headings, rows)
+    console.print_sentence(_final_latent(fit))
+    console.print_files(files)
+
+
+def _markdown(fit: Fit, seed: int) -> str:
+    """The same as Markdown, for a model card."""
+    tables = [
+        "\n".join("| " + " | ".join(cells) + " |" for cells in (headings, ["---"] * len(headings), *rows))
+        for headings, rows in (_distortion_rows(fit), _refinement_rows(fit))
+    ]
+    runs = f"{fit.num_trajectories} trajectories, root seed {seed}"
+    opening = (
+        f"Measured by `latentcast model fit` on {runs}, per dimension.\n"
+        "D_diff is the error of x_t to x_0 (eq. 9), mmse that of the calibrated estimate of x_0; its theory\n"
+        "is that of white Gaussian latents. Refinements are in units of eq. 7."
+    )
+    return "\n\n".join([opening, *tables, _final_latent(fit)])
+
+
+def _distortion_rows(fit: Fit) -> tuple[list[str], list[list[str]]]:
+    last = len(fit.predicted) - 1
+    return (
+        ["step t", "D_diff", "measured", "mmse, white", "measured"],
+        [
+            [
+                str(step),
+                f"{fit.predicted[step]:.4f}",
+                f"{fit.simulated.mean[step]:.4f} ± {fit.simulated.standard_error[step]:.4f}",
+                f"{fit.white_mmse[step]:.4f}",
+                f"{fit.mmse[step]:.4f}",
+            ]
+            for step in range(last, -1, -max(last // 10, 1))
+        ],
+    )
+
+
+def _refinement_rows(fit: Fit) -> tuple[list[str], list[list[str]]]:
+    return (
+        ["from t_p", "to t", "variance (1)", "kurtosis (3)"],
+        [
+            [
+                str(item.reference_step),
+                str(item.step),
+                f"{item.variance:.3f} ± {item.variance_error:.3f}",
+                f"{item.kurtosis:.2f}",
+            ]
+            for item in fit.pairs
+        ],
+    )
+
+
+def _final_latent(fit: Fit) -> str:
+    return (
+        f"x_0 has variance {fit.final_variance:.3f}, kurtosis {fit.final_kurtosis:.2f} and a DCT coding gain "
+        f"of {fit.coding_gain_db:.1f} dB; theory takes it as white and normal: 1, 3 and 0."
     )

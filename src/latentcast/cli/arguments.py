@@ -1,27 +1,28 @@
-"""The command line: argument parsing only.
-
-Everything heavy is imported by a command when it runs, so that `latentcast --help` is quick. Every error that
-latentcast raises on purpose, and every bad argument, ends in one line on stderr and exit code 2.
-"""
+"""The arguments of every command but those of the live service."""
 
 from __future__ import annotations
 
-import io
-import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from latentcast import live_cli
-from latentcast.errors import LatentcastError, PausedError
+from latentcast.cli import live_arguments
+from latentcast.cli.options import (
+    AsJson,
+    BatchSize,
+    Deadline,
+    Device,
+    Model,
+    ModelArgument,
+    Prompt,
+    PromptFile,
+    Seed,
+    SnrDb,
+    Steps,
+)
 
-__all__ = ["app", "main", "run"]
-
-PAUSED = 75
-"""Exit code of a command that asks to be run again, sysexits.h's EX_TEMPFAIL."""
+__all__ = ["app"]
 
 app = typer.Typer(
     help="Deliver what a diffusion model is generating to a device before a deadline, over a fading link.",
@@ -35,18 +36,7 @@ study_app = typer.Typer(
     help="Run studies: many episodes under several policies, with tables and figures.", no_args_is_help=True
 )
 app.add_typer(study_app, name="study")
-live_cli.register(app)
-
-Prompt = Annotated[str, typer.Argument(help="The picture, in words.", show_default=False)]
-Model = Annotated[str, typer.Option(help="scenes, the folder of a diffusers pipeline, or a hub id.")]
-SnrDb = Annotated[
-    float, typer.Option("--snr-db", help="Average signal-to-noise ratio of a sub-channel in dB.")
-]
-Deadline = Annotated[int, typer.Option(help="Slots until the deadline; one denoising step takes one slot.")]
-Steps = Annotated[int, typer.Option(help="Denoising steps.")]
-Seed = Annotated[int, typer.Option(help="Root seed of noise, sampler and channel.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else there.")]
+live_arguments.register(app)
 
 
 @app.command()
@@ -74,9 +64,9 @@ def deliver(
     as_json: AsJson = False,
 ) -> None:
     """Generate a picture, send it over the link, and show what the device had at the deadline."""
-    from latentcast import commands
+    from latentcast.cli.deliver import Request, run_deliver
 
-    request = commands.Request(
+    request = Request(
         prompt=prompt,
         model=model,
         snr_db=snr_db,
@@ -88,7 +78,7 @@ def deliver(
         codec=codec,
         policy=policy,
     )
-    commands.run_deliver(request, as_json=as_json)
+    run_deliver(request, as_json=as_json)
 
 
 @app.command()
@@ -104,9 +94,9 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Send one picture by every policy over the same channel, and draw them side by side."""
-    from latentcast import commands
+    from latentcast.cli.deliver import Request, run_compare
 
-    request = commands.Request(
+    request = Request(
         prompt=prompt,
         model=model,
         snr_db=snr_db,
@@ -116,7 +106,7 @@ def compare(
         device=device,
         out=out,
     )
-    commands.run_compare(request, as_json=as_json)
+    run_compare(request, as_json=as_json)
 
 
 @app.command()
@@ -139,14 +129,14 @@ def record(
     ] = False,
     seed: Annotated[int, typer.Option(help="Root seed of the items' noise and sampler.")] = 0,
     steps: Steps = 50,
-    batch_size: Annotated[int, typer.Option(help="Prompts denoised at once.")] = 8,
+    batch_size: BatchSize = 8,
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Record the denoising of many prompts: every latent and clean estimate; the same command resumes it."""
-    from latentcast import commands
+    from latentcast.cli.study import run_record
 
-    commands.run_record(
+    run_record(
         prompts,
         model,
         out,
@@ -162,30 +152,23 @@ def record(
 
 @model_app.command()
 def info(
-    model: Annotated[
-        str, typer.Argument(help="scenes, the folder of a diffusers pipeline, or a hub id.")
-    ] = "scenes",
+    model: ModelArgument = "scenes",
     as_json: AsJson = False,
 ) -> None:
     """Print a model's shapes, sizes, noise schedule and card."""
-    from latentcast import commands
+    from latentcast.cli.model import run_model_info
 
-    commands.run_model_info(model, as_json=as_json)
+    run_model_info(model, as_json=as_json)
 
 
 @model_app.command()
 def calibrate(
-    model: Annotated[
-        str, typer.Argument(help="scenes, the folder of a diffusers pipeline, or a hub id.")
-    ] = "scenes",
-    prompts: Annotated[
-        str | None,
-        typer.Option(help="A .txt, .csv or .parquet file of prompts such as the model will get."),
-    ] = None,
+    model: ModelArgument = "scenes",
+    prompts: PromptFile = None,
     count: Annotated[int, typer.Option(help="Take so many prompts.", min=1)] = 48,
     seed: Annotated[int, typer.Option(help="Root seed of the runs.")] = 0,
     steps: Steps = 50,
-    batch_size: Annotated[int, typer.Option(help="Prompts denoised at once.")] = 8,
+    batch_size: BatchSize = 8,
     device: Device = "cpu",
     out: Annotated[
         Path | None,
@@ -194,9 +177,9 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Measure how well a model's estimates foretell the final latent, for the progressive codec."""
-    from latentcast import model_commands
+    from latentcast.cli.fit import Runs, run_model_calibrate
 
-    runs = model_commands.Runs(
+    runs = Runs(
         model=model,
         source=prompts,
         count=count,
@@ -205,34 +188,29 @@ def calibrate(
         batch_size=batch_size,
         device=device,
     )
-    model_commands.run_model_calibrate(runs, out, as_json=as_json)
+    run_model_calibrate(runs, out, as_json=as_json)
 
 
 @model_app.command()
 def fit(
-    model: Annotated[
-        str, typer.Argument(help="scenes, the folder of a diffusers pipeline, or a hub id.")
-    ] = "scenes",
+    model: ModelArgument = "scenes",
     recording: Annotated[
         Path | None, typer.Option(help="A recording of the model to measure, instead of a new one.")
     ] = None,
-    prompts: Annotated[
-        str | None,
-        typer.Option(help="A .txt, .csv or .parquet file of prompts such as the model will get."),
-    ] = None,
+    prompts: PromptFile = None,
     count: Annotated[int, typer.Option(help="Take so many prompts.", min=2)] = 48,
     seed: Annotated[int, typer.Option(help="Root seed of the runs.")] = 0,
     steps: Steps = 50,
-    batch_size: Annotated[int, typer.Option(help="Prompts denoised at once.")] = 8,
+    batch_size: BatchSize = 8,
     device: Device = "cpu",
     out: Annotated[Path, typer.Option(help="Folder for figures and numbers.")] = Path("runs/fit"),
     card: Annotated[bool, typer.Option("--card", help="Write the table into the model's card, too.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure and draw how well a model's latents fit the theory that transmission is planned with."""
-    from latentcast import model_commands
+    from latentcast.cli.fit import Runs, run_model_fit
 
-    runs = model_commands.Runs(
+    runs = Runs(
         model=model,
         source=prompts,
         count=count,
@@ -241,7 +219,7 @@ def fit(
         batch_size=batch_size,
         device=device,
     )
-    model_commands.run_model_fit(runs, recording, out, card=card, as_json=as_json)
+    run_model_fit(runs, recording, out, card=card, as_json=as_json)
 
 
 @model_app.command()
@@ -263,9 +241,9 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train the embedded model from nothing; an interrupted run goes on from its last checkpoint."""
-    from latentcast import commands
+    from latentcast.cli.model import run_model_train
 
-    commands.run_model_train(
+    run_model_train(
         model,
         out,
         only=only,
@@ -278,9 +256,7 @@ def train(
 
 @model_app.command()
 def export(
-    model: Annotated[
-        str, typer.Argument(help="scenes, the folder of a diffusers pipeline, or a hub id.")
-    ] = "scenes",
+    model: ModelArgument = "scenes",
     out: Annotated[
         Path | None,
         typer.Option(help="The file to write; by default where servers find it: in the model's folder."),
@@ -288,9 +264,9 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a model's decoder for devices as ONNX, checked against torch."""
-    from latentcast import model_commands
+    from latentcast.cli.model import run_model_export
 
-    model_commands.run_model_export(model, out, as_json=as_json)
+    run_model_export(model, out, as_json=as_json)
 
 
 @study_app.command("run")
@@ -311,9 +287,9 @@ def study_run(
     as_json: AsJson = False,
 ) -> None:
     """Run a study, or go on with an interrupted one; write tables, figures and report.html."""
-    from latentcast import study_commands
+    from latentcast.cli.study import run_study
 
-    study_commands.run_study(
+    run_study(
         study,
         out,
         episodes=episodes,
@@ -330,74 +306,6 @@ def study_show(
     name: Annotated[str, typer.Argument(help="fig2, fig3, fig3-model or limit.", show_default=False)],
 ) -> None:
     """Print a built-in study's TOML file, to start one's own from."""
-    from latentcast import study_commands
+    from latentcast.cli.study import show_study
 
-    study_commands.show_study(name)
-
-
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line.
-
-    Args:
-        arguments: Without the program's name; None for those of the process.
-
-    Returns:
-        The exit code: 0, 2 for what latentcast or the parser rejects, 130 after an interrupt.
-    """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        code = typer.main.get_command(app).main(words, prog_name="latentcast", standalone_mode=False)
-    except PausedError as error:
-        print(f"Paused: {error}", file=sys.stderr)
-        return PAUSED
-    except LatentcastError as error:
-        return _fail(str(error))
-    except OSError as error:  # of stdout itself, such as a full disk behind it, has no file name
-        return _fail(f"cannot write to {error.filename or 'stdout'}: {error.strerror or error}")
-    except (KeyboardInterrupt, typer.Abort):
-        code = 130
-    except Exception as error:
-        # What the parser raises; its classes live in another package from one release of typer to the next.
-        if not hasattr(error, "format_message"):
-            raise
-        message = _given(error, words) + str(error.format_message()).rstrip(".")
-        return _fail(f"{message}; see latentcast --help") if message else 2
-    if code == 130:
-        print("Interrupted.", file=sys.stderr)
-    return code if isinstance(code, int) else 0
-
-
-def main() -> None:
-    """Entry point of the `latentcast` command."""
-    if sys.stdout is None:  # closed by the caller
-        sys.stdout = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A terminal without UTF-8 shows codes for what it lacks.
-            stream.reconfigure(errors="backslashreplace")
-    code = run()
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        code = code or _fail(f"cannot write to stdout: {error.strerror}")
-        # What is still buffered must not fail once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(code)
-
-
-def _given(error: Exception, words: list[str]) -> str:
-    """What stood behind the option that the parser rejects, since its own message leaves that out."""
-    for option in getattr(getattr(error, "param", None), "opts", ()):
-        for position, word in enumerate(words):
-            name, equals, value = word.partition("=")
-            if name == option and (equals or words[position + 1 :]):
-                return f"{option} is {value if equals else words[position + 1]!r}. "
-    return ""
-
-
-def _fail(message: str) -> int:
-    line = " ".join(message.split())
-    # Control characters out of a prompt or a name would act on the terminal.
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    print(f"Error: {shown}", file=sys.stderr)
-    return 2
+    show_study(name)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from latentcast import console
+from latentcast.cli import console
 from latentcast.errors import ParameterError
 from latentcast.live.link.emulate import EmulatedLink, emulate
 from latentcast.live.link.schedule import RateSchedule
