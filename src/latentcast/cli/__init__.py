@@ -32,7 +32,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; None for those of the process.
 
     Returns:
-        The exit code: 0, 2 for what latentcast or the parser rejects, 75 after a pause, 130 after an interrupt.
+        The exit code: 0, 2 for what latentcast or the parser rejects, 75 after a pause, 130 if interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:

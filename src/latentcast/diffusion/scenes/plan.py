@@ -74,8 +74,8 @@ class TrainingPlan:
     denoiser_updates: int = 3000
     denoiser_batch: int = 64
     decoder_updates: int = 1500
-    judge_pictures: int = 8000
-    judge_updates: int = 4000
+    judge_pictures: int = 6000
+    judge_updates: int = 2000
     judge_batch: int = 32
     num_judged: int = 100
     num_at_once: int = 20
