@@ -17,7 +17,7 @@ from latentcast import cli
 from latentcast.cli import deliver
 from latentcast.diffusion import scenes
 from latentcast.diffusion.pipeline import DiffusersModel, Reading
-from latentcast.errors import ModelError
+from latentcast.errors import ModelError, PausedError
 from latentcast.scenario import Scenario
 
 
@@ -421,3 +421,26 @@ def test_module_runs_as_a_program() -> None:
     assert result.returncode == 2
     assert result.stderr.startswith("Error: no known thing in the prompt 'a dragon': the model knows sphere,")
     assert result.stdout == ""
+
+
+def test_a_piece_of_training_asks_to_be_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from latentcast.diffusion.scenes import judging, training
+
+    given: list[dict[str, Any]] = []
+
+    def paused(out: Path, **options: Any) -> None:
+        given.append(options)
+        raise PausedError("stage judge has made 3 of 4 updates; the same command goes on from there")
+
+    monkeypatch.setattr(training, "train", paused)
+    monkeypatch.setattr(judging, "judge_model", paused)
+    train = ["model", "train", "--out", str(tmp_path / "model"), "--minutes", "9"]
+    assert cli.run([*train, "--picture-size", "256"]) == 75
+    assert cli.run([*train, "--only", "judge"]) == 75
+    assert given[0]["plan"].picture_size == 256
+    assert all(0.0 < options["stop_at"] - time.monotonic() < 541.0 for options in given)
+    assert capsys.readouterr().err.count("Paused: stage judge has made 3 of 4 updates") == 2
+    assert cli.run([*train, "--picture-size", "200"]) == 2
+    assert cli.run([*train, "--only", "judge", "--picture-size", "256"]) == 2

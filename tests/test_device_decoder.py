@@ -22,7 +22,9 @@ from latentcast.diffusion.scenes.curves import LossCurve
 from latentcast.diffusion.scenes.dataset import draw_scenes
 from latentcast.diffusion.scenes.distillation import distil
 from latentcast.diffusion.scenes.distilled import load_device_decoder
+from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.render import render
+from latentcast.errors import PausedError
 
 NUM_SCENES = 24
 
@@ -131,25 +133,24 @@ def test_early_estimates_are_brought_to_their_best_scale() -> None:
 
 
 def test_training_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("latentcast.diffusion.scenes.distillation._CHECKPOINT_EVERY", 2)
     quick = load_pipeline("scenes", num_steps=3)
     pictures = renders().pictures[:8]
+    plan = TrainingPlan(
+        device_generated=2, device_updates=3, device_widths=(8, 8, 8), device_blocks=(1, 0, 1)
+    )
 
-    def trained(folder: Path, stop_at: int | None) -> dict[str, torch.Tensor]:
+    def trained(folder: Path, stop_at: float | None) -> dict[str, torch.Tensor]:
         folder.mkdir(exist_ok=True)
-
-        def progress(stage: str, done: int, total: int, text: str) -> None:
-            if stage == "device-decoder" and stop_at is not None:
-                raise KeyboardInterrupt
-
+        clock = iter(range(1000))
+        # Every look at the clock is a second: the stage pauses after as many updates.
+        monkeypatch.setattr("latentcast.diffusion.scenes.course.time.monotonic", lambda: float(next(clock)))
         return distil(
-            quick, pictures, folder, seed=3, num_updates=4, num_generated=2, device="cpu", progress=progress
+            quick, pictures, folder, plan, device="cpu", progress=lambda *_: None, stop_at=stop_at
         ).state_dict()
 
     whole = trained(tmp_path / "whole", None)
-    monkeypatch.setattr("latentcast.diffusion.scenes.distillation._TOLD_EVERY", 3)
-    with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path / "cut", 3)
+    with pytest.raises(PausedError, match="has made 2 of 3 updates"):
+        trained(tmp_path / "cut", 3.0)
     resumed = trained(tmp_path / "cut", None)
     for name, tensor in whole.items():
         torch.testing.assert_close(resumed[name], tensor, rtol=0.0, atol=0.0)

@@ -1,25 +1,31 @@
 """The training command, from nothing to a pipeline folder, on a plan of seconds."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from latentcast.diffusion.pipeline import load_pipeline
-from latentcast.diffusion.scenes.autoencoder import encode_pictures, train_autoencoder
+from latentcast.diffusion.scenes import weights_folder
+from latentcast.diffusion.scenes.autoencoder import build_autoencoder, encode_pictures, train_autoencoder
 from latentcast.diffusion.scenes.captions import VOCABULARY
+from latentcast.diffusion.scenes.card import Findings
 from latentcast.diffusion.scenes.checkpoint import load_checkpoint, save_checkpoint
+from latentcast.diffusion.scenes.composition import HELD_OUT_LOOKS, composition_of, has_any
 from latentcast.diffusion.scenes.dataset import draw_scenes, mirrored, render_pictures
-from latentcast.diffusion.scenes.denoiser import build_tokenizer
-from latentcast.diffusion.scenes.judge import Judge, score
+from latentcast.diffusion.scenes.denoiser import build_denoiser, build_tokenizer, token_ids
+from latentcast.diffusion.scenes.judge import train_judge
+from latentcast.diffusion.scenes.judging import judge_model, recorded_plan
 from latentcast.diffusion.scenes.pixels import to_network
-from latentcast.diffusion.scenes.plan import TrainingPlan
+from latentcast.diffusion.scenes.plan import GPU_PLAN, TrainingPlan
 from latentcast.diffusion.scenes.render import IMAGE_SIZE, render, visible_shares
+from latentcast.diffusion.scenes.sampling import draw_prompts
 from latentcast.diffusion.scenes.scene import COLOURS, Scene, SceneObject
 from latentcast.diffusion.scenes.training import train
-from latentcast.errors import ParameterError
+from latentcast.errors import ModelError, ParameterError, PausedError
 from latentcast.study.metrics.ssim import ssim
 
 
@@ -70,12 +76,12 @@ def test_rendering_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        render_pictures(scenes, tmp_path / "cut.npy", 9, interrupt)
+        render_pictures(scenes, tmp_path / "cut.npy", 9, interrupt, 32)
     assert not (tmp_path / "cut.npy").exists()
     calls: list[int] = []
-    cut = render_pictures(scenes, tmp_path / "cut.npy", 9, lambda done, total: calls.append(done))
+    cut = render_pictures(scenes, tmp_path / "cut.npy", 9, lambda done, total: calls.append(done), 32)
     assert calls == [70]  # the first 64 were not drawn again
-    whole = render_pictures(scenes, tmp_path / "whole.npy", 9, lambda done, total: None)
+    whole = render_pictures(scenes, tmp_path / "whole.npy", 9, lambda done, total: None, 32)
     np.testing.assert_array_equal(cut, whole)
 
 
@@ -95,64 +101,65 @@ def test_every_word_is_one_token(tmp_path: Path) -> None:
     for word in VOCABULARY:
         assert len(tokenizer.tokenize(word)) == 1
     tokens = tokenizer("a red sphere , behind").input_ids
+    texts = ["", "a red sphere , behind", " ".join(VOCABULARY[:12])]
+    slowly = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    assert torch.equal(token_ids(tokenizer, texts), slowly)
     assert tokenizer.decode(tokens, skip_special_tokens=True).split() == ["a", "red", "sphere", ",", "behind"]
 
 
-def test_the_judge_counts_what_it_should() -> None:
-    scenes = draw_scenes(30, seed=10)
-    sizes = {"looks": 24, "count": 3, "floor": 3, "sky": 3, "relation": 5}
-
-    class Oracle(Judge):
-        """Answers every question of the first scenes rightly, and of the last ten that all is red spheres."""
-
-        def forward(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
-            answers = {name: torch.zeros(len(pictures), size) for name, size in sizes.items()}
-            for row in range(len(pictures)):
-                scene = scenes[int(pictures[row, 0, 0, 0].mul(127.5).add(127.5).round())]
-                truth = row < 20
-                for thing in scene.objects:
-                    colour = list(COLOURS).index(thing.colour) if truth else 0
-                    shape = ("sphere", "cube", "cylinder").index(thing.shape) if truth else 0
-                    answers["looks"][row, 3 * colour + shape] = 5.0
-                answers["count"][row, len(scene.objects) - 1] = 5.0
-                answers["floor"][row, ("plain", "checkered", "wooden").index(scene.floor)] = 5.0
-                answers["sky"][row, ("day", "dusk", "night").index(scene.sky)] = 5.0
-            return answers
-
-    pictures = np.zeros((30, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    pictures[..., 0] = np.arange(30)[:, None, None]
-    scores = score(Oracle(), pictures, scenes)
-    assert scores.floor == scores.sky == 1.0
-    for count in (1, 2, 3):
-        rows = [i for i in range(30) if len(scenes[i].objects) == count]
-        looks = [[(thing.colour, thing.shape) for thing in scenes[i].objects] for i in rows]
-        expected = [i < 20 or look == [("red", "sphere")] for i, look in zip(rows, looks, strict=True)]
-        assert scores.objects[count] == pytest.approx(np.mean(expected))
+# Everything there is, as little of it as works.
+TINY: dict[str, Any] = {
+    "num_pictures": 6,
+    "num_held_out": 4,
+    "autoencoder_widths": (8, 8, 8, 8),
+    "autoencoder_updates": 2,
+    "autoencoder_batch": 2,
+    "denoiser_updates": 1,
+    "denoiser_batch": 2,
+    "decoder_updates": 1,
+    "judge_updates": 2,
+    "judge_batch": 2,
+    "num_judged": 1,
+    "num_at_once": 3,
+    "device_widths": (8, 8, 8),
+    "device_blocks": (1, 0, 0),
+    "device_pictures": 4,
+    "device_generated": 2,
+    "device_updates": 1,
+    "device_batch": 4,
+}
 
 
-def test_training_makes_a_pipeline_folder_with_its_card(tmp_path: Path) -> None:
-    plan = TrainingPlan(
-        num_pictures=24,
-        num_held_out=8,
-        autoencoder_updates=4,
-        denoiser_updates=2,
-        decoder_updates=2,
-        judge_updates=2,
-        num_judged=1,
-        device_pictures=16,
-        device_generated=2,
-        device_updates=2,
-    )
+@pytest.mark.parametrize(
+    "plan",
+    [
+        TrainingPlan(**TINY, denoiser_widths=(16, 16)),
+        replace(GPU_PLAN, **TINY, denoiser_widths=(16, 16, 16), held_out_looks=()),
+    ],
+    ids=["128-split", "256-no-split"],
+)
+def test_training_in_pieces_makes_a_pipeline_folder_with_its_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: TrainingPlan
+) -> None:
+    monkeypatch.setattr("latentcast.diffusion.scenes.judging.NUM_STEPS", 2)
+    monkeypatch.setattr("latentcast.diffusion.scenes.device_training.NUM_STEPS", 2)
     stages: list[str] = []
-    findings = train(
-        tmp_path / "model",
-        device="cpu",
-        similarity=ssim,
-        plan=plan,
-        progress=lambda stage, *_: stages.append(stage),
-    )
-    assert findings.reached.num_pictures == 3
-    assert 5.0 < findings.autoencoder_psnr_db < 30.0
+
+    def piece(stop_at: float | None) -> Findings:
+        return train(
+            tmp_path / "model",
+            device="cpu",
+            similarity=ssim,
+            plan=plan,
+            progress=lambda stage, *_: stages.append(stage),
+            stop_at=stop_at,
+        )
+
+    # A piece without time renders one block; the second gets no further than the first update.
+    for paused_in in ("renders", "stage autoencoder"):
+        with pytest.raises(PausedError, match=paused_in):
+            piece(0.0)
+    findings = piece(None)
     assert list(dict.fromkeys(stages)) == [
         "render",
         "autoencoder",
@@ -166,21 +173,94 @@ def test_training_makes_a_pipeline_folder_with_its_card(tmp_path: Path) -> None:
         "device-decoder",
         "device-measured",
     ]
+    kinds = ["seen", "held-out"] if plan.held_out_looks else ["seen"]
+    assert list(findings.judged) == kinds
+    assert all(judged.scores.num_pictures == 3 for judged in findings.judged.values())
+    assert 3.0 < findings.autoencoder_psnr_db < 30.0
     card = (tmp_path / "model" / "README.md").read_text()
-    assert "| denoiser updates | 2 |" in card
-    assert json.loads((tmp_path / "model" / "latentcast.json").read_text())["guidance_scale"] == 3.0
+    assert f"{plan.picture_size} x {plan.picture_size} pixels" in card
+    assert ("the denoiser never saw orange cylinder" in card) == bool(plan.held_out_looks)
+    assert ("trained on all 24 compositions" in card) == (not plan.held_out_looks)
+    assert "## The device's decoder" in card
+    assert {"samples.jpg", "losses.png", "training.json", "device_decoder.onnx"} <= {
+        file.name for file in (tmp_path / "model").iterdir()
+    }
     model = load_pipeline(tmp_path / "model", num_steps=2)
-    assert model.latent_shape == (4, 16, 16)
+    latent_size = plan.picture_size // 8
+    assert model.latent_shape == (4, latent_size, latent_size)
     *_, last = model.steps(["a red sphere"], [0])
-    assert model.decode(last.sample).shape == (1, 128, 128, 3)
+    assert model.decode(last.sample).shape == (1, plan.picture_size, plan.picture_size, 3)
+    with pytest.raises(ModelError, match="begun with another plan"):
+        train(
+            tmp_path / "model",
+            device="cpu",
+            similarity=ssim,
+            plan=replace(plan, denoiser_updates=7),
+            progress=lambda *_: None,
+        )
+    # Judged again, the card keeps what other commands measured.
+    again = judge_model(
+        tmp_path / "model",
+        device="cpu",
+        similarity=ssim,
+        progress=lambda *_: None,
+        work=tmp_path / "model.work",
+    )
+    assert again == findings
+    assert (tmp_path / "model" / "README.md").read_text().count("## The device's decoder\n") == 1
+
+
+def test_the_denoiser_never_sees_what_is_held_out() -> None:
+    scenes = draw_scenes(40, seed=3)
+    looks = {look for scene in scenes if not has_any(scene, HELD_OUT_LOOKS) for look in composition_of(scene)}
+    assert looks.isdisjoint(HELD_OUT_LOOKS)
+    assert {look.split()[0] for look in looks} == set(COLOURS)
+    assert {look.split()[1] for look in looks} == {"sphere", "cube", "cylinder"}
+    for new in (False, True):
+        prompts = draw_prompts(2, 6, held_out_looks=HELD_OUT_LOOKS, new=new)
+        assert [has_any(prompt.scene, HELD_OUT_LOOKS) for prompt in prompts] == [new] * 6
+        assert draw_prompts(1, 6, held_out_looks=HELD_OUT_LOOKS, new=new) == prompts[:3]
+
+
+def test_what_is_interrupted_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    scenes = draw_scenes(8, seed=4)
+    pictures = np.stack([render(scene, np.random.default_rng(0)) for scene in scenes])
+
+    def judged(name: str, fail_at: int | None) -> dict[str, torch.Tensor]:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        clock = iter(range(1000))
+
+        def told(done: int, total: int, text: str) -> None:
+            pass
+
+        with pytest.MonkeyPatch.context() as patch:
+            # Every look at the clock is a second: the stage pauses after as many updates.
+            patch.setattr("latentcast.diffusion.scenes.course.time.monotonic", lambda: float(next(clock)))
+            return train_judge(
+                pictures,
+                scenes,
+                folder,
+                seed=1,
+                num_updates=4,
+                batch_size=4,
+                device="cpu",
+                progress=told,
+                stop_at=fail_at,
+            ).state_dict()
+
+    whole = judged("whole", None)
+    with pytest.raises(PausedError, match="has made 2 of 4 updates"):
+        judged("cut", 3)
+    for name, tensor in judged("cut", None).items():
+        torch.testing.assert_close(tensor, whole[name], rtol=0.0, atol=0.0)
 
 
 def test_a_trained_autoencoder_has_standardised_latents_and_no_posterior_noise(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pictures = np.stack([render(scene, rng) for scene in draw_scenes(12, seed=13)])
-    network = train_autoencoder(
-        pictures, tmp_path, seed=0, num_updates=3, device="cpu", progress=lambda *_: None
-    )
+    plan = TrainingPlan(autoencoder_widths=(8, 8, 8, 8), autoencoder_updates=3)
+    network = train_autoencoder(pictures, tmp_path, plan, device="cpu", progress=lambda *_: None)
     latents = encode_pictures(network, pictures)
     np.testing.assert_allclose(latents.mean(axis=(0, 2, 3)), 0.0, atol=1e-4)
     np.testing.assert_allclose(latents.std(axis=(0, 2, 3)), 1.0, atol=1e-3)
@@ -194,6 +274,30 @@ def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
         train(tmp_path / "model", device="abacus", similarity=ssim, progress=lambda *_: None)
 
 
-def test_an_empty_plan_is_refused() -> None:
-    with pytest.raises(ParameterError, match="denoiser_updates is 0"):
-        TrainingPlan(denoiser_updates=0)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"denoiser_updates": 0}, "denoiser_updates is 0"),
+        ({"picture_size": 200}, "picture_size is 200"),
+        ({"held_out_looks": ("pink cube",)}, "pink cube"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        TrainingPlan(**values)
+
+
+def test_what_a_gpu_trains_is_small_enough_to_ship() -> None:
+    with torch.device("meta"):
+        parts = [
+            build_denoiser(100, GPU_PLAN.picture_size // 8, GPU_PLAN.denoiser_widths),
+            build_autoencoder(GPU_PLAN.picture_size, GPU_PLAN.autoencoder_widths),
+        ]
+    num_bytes = 2 * sum(parameter.numel() for part in parts for parameter in part.parameters())
+    assert num_bytes < 39e6  # of 40 MB: the rest is pictures, calibration, and the device's decoder
+
+
+def test_the_shipped_weights_say_how_they_were_trained() -> None:
+    plan = recorded_plan(weights_folder())
+    assert plan.held_out_looks == ()
+    assert (plan.picture_size, plan.denoiser_updates) == (128, 3000)

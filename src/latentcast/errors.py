@@ -11,6 +11,7 @@ __all__ = [
     "OutputError",
     "PacketError",
     "ParameterError",
+    "PausedError",
     "ProtocolError",
     "StudyError",
 ]
@@ -51,6 +52,10 @@ class ProtocolError(LatentcastError, ValueError):
 
 class LiveError(LatentcastError, RuntimeError):
     """The live service refuses, cannot be reached, or was lost on the way."""
+
+
+class PausedError(LatentcastError, RuntimeError):
+    """The time that a long job was given is over. What is done stays, and the next call goes on."""
 
 
 class StudyError(LatentcastError, RuntimeError):

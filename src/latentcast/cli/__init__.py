@@ -17,9 +17,12 @@ from collections.abc import Sequence
 import typer
 
 from latentcast.cli.arguments import app
-from latentcast.errors import LatentcastError
+from latentcast.errors import LatentcastError, PausedError
 
 __all__ = ["main", "run"]
+
+PAUSED = 75
+"""Exit code of a command that asks to be run again, sysexits.h's EX_TEMPFAIL."""
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -29,11 +32,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; None for those of the process.
 
     Returns:
-        The exit code: 0, 2 for what latentcast or the parser rejects, 130 after an interrupt.
+        The exit code: 0, 2 for what latentcast or the parser rejects, 75 after a pause, 130 if interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = typer.main.get_command(app).main(words, prog_name="latentcast", standalone_mode=False)
+    except PausedError as error:
+        print(f"Paused: {error}", file=sys.stderr)
+        return PAUSED
     except LatentcastError as error:
         return _fail(str(error))
     except OSError as error:  # of stdout itself, such as a full disk behind it, has no file name

@@ -228,15 +228,30 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for the trained pipeline.")] = Path("runs/scenes"),
     only: Annotated[
         str | None,
-        typer.Option(help="device-decoder: make that stage alone, for the trained pipeline in --out."),
+        typer.Option(help="judge or device-decoder: that stage alone, for the trained pipeline in --out."),
     ] = None,
     device: Device = "cpu",
+    picture_size: Annotated[
+        int | None, typer.Option(help="128 or 256 pixels; 128 by default on a CPU, 256 on a GPU.")
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Pause after so many, with exit code 75; the same command goes on.", min=0.0),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train the embedded model from nothing; an interrupted run goes on from its last checkpoint."""
     from latentcast.cli.model import run_model_train
 
-    run_model_train(model, out, only=only, device=device, as_json=as_json)
+    run_model_train(
+        model,
+        out,
+        only=only,
+        device=device,
+        picture_size=picture_size,
+        minutes=minutes,
+        as_json=as_json,
+    )
 
 
 @model_app.command()

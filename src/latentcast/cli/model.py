@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from latentcast.study.output import OutputFolder
 
 __all__ = ["print_model", "run_model_export", "run_model_info", "run_model_train"]
 
-DEVICE_DECODER = "device-decoder"
+JUDGE, DEVICE_DECODER = STAGES = ("judge", "device-decoder")
 
 
 def run_model_info(name: str, *, as_json: bool) -> None:
@@ -39,26 +40,50 @@ def run_model_info(name: str, *, as_json: bool) -> None:
         print_model(description, card)
 
 
-def run_model_train(name: str, out: Path, *, only: str | None, device: str, as_json: bool) -> None:
-    """Train the embedded model anew, or the decoder for devices of one that is trained.
+def run_model_train(
+    name: str,
+    out: Path,
+    *,
+    only: str | None,
+    device: str,
+    picture_size: int | None,
+    minutes: float | None,
+    as_json: bool,
+) -> None:
+    """Train the embedded model anew, or judge one that is trained, or make its decoder for devices.
 
     Raises:
         ParameterError: If another model, or a stage that cannot be made alone, is asked for.
+        PausedError: When the minutes are over.
         LatentcastError: If the folder cannot be written, or training fails.
     """
     if name != EMBEDDED:
         raise ParameterError(f"cannot train {name!r}; the only model that latentcast trains is {EMBEDDED!r}")
-    if only not in (None, DEVICE_DECODER):
-        raise ParameterError(f"--only is {only!r}; the one stage that can be made alone is {DEVICE_DECODER}")
+    if only not in (None, *STAGES):
+        raise ParameterError(f"--only is {only!r}; the stages that can be made alone are {', '.join(STAGES)}")
+    if only is not None and picture_size is not None:
+        raise ParameterError("--picture-size is that of a new model; the one in --out has its own")
+    stop_at = None if minutes is None else time.monotonic() + 60.0 * minutes
     OutputFolder(out)
     with needs("training needs", "models"):
         from latentcast.diffusion.scenes.device_training import train_device_decoder
+        from latentcast.diffusion.scenes.judging import judge_model
+        from latentcast.diffusion.scenes.plan import plan_for
         from latentcast.diffusion.scenes.training import train
     with console.StageProgress.show() as progress:
         if only is None:
-            made = asdict(train(out, device=device, similarity=ssim, progress=progress))
+            plan = plan_for(device, picture_size)
+            made = train(
+                out, device=device, similarity=ssim, progress=progress, plan=plan, stop_at=stop_at
+            ).to_dict()
+        elif only == JUDGE:
+            made = judge_model(
+                out, device=device, similarity=ssim, progress=progress, stop_at=stop_at
+            ).to_dict()
         else:
-            made = asdict(train_device_decoder(out, device=device, similarity=ssim, progress=progress))
+            made = asdict(
+                train_device_decoder(out, device=device, similarity=ssim, progress=progress, stop_at=stop_at)
+            )
     if as_json:
         console.print_json({"model": str(out), **made})
     else:

@@ -1,4 +1,4 @@
-"""Training of the picture autoencoder: 128 x 128 x 3 pixels to a latent of 4 x 16 x 16 and back.
+"""Training of the picture autoencoder: pixels to a latent of four channels and an eighth of the size.
 
 The network is diffusers' `AutoencoderKL`, narrow and without attention, used without sampling. While
 training, the latent is standardised per channel by batch statistics (so that a unit Gaussian fits it) and
@@ -18,29 +18,34 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from latentcast.diffusion.scenes.checkpoint import load_checkpoint, save_checkpoint
+from latentcast.diffusion.scenes.course import Course
 from latentcast.diffusion.scenes.pixels import to_network
+from latentcast.diffusion.scenes.plan import TrainingPlan
+from latentcast.diffusion.scenes.precision import autocast, compiled
 
 __all__ = ["build_autoencoder", "encode_pictures", "refine_decoder", "train_autoencoder"]
 
-_WIDTHS = (16, 32, 64, 96)
 _LATENT_CHANNELS = 4
 _LATENT_NOISE = 0.08
-_CROP = 64
-_BATCH_SIZE = 8
-_PEAK_RATE = 2e-3
+_PEAK_RATE, _PEAK_BATCH, _PEAK_WIDTH = 2e-3, 8, 16
+_LATE_RATE = 1e-3
 
 
-def build_autoencoder() -> AutoencoderKL:
-    """Make the untrained network."""
+def build_autoencoder(picture_size: int, widths: tuple[int, ...]) -> AutoencoderKL:
+    """Make the untrained network.
+
+    Args:
+        picture_size: pixels along each side.
+        widths: channels at each of four resolutions, finest first.
+    """
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * len(_WIDTHS),
-        up_block_types=("UpDecoderBlock2D",) * len(_WIDTHS),
-        block_out_channels=_WIDTHS,
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        block_out_channels=widths,
         layers_per_block=1,
         latent_channels=_LATENT_CHANNELS,
         norm_num_groups=8,
-        sample_size=128,
+        sample_size=picture_size,
         scaling_factor=1.0,
         force_upcast=False,
         use_quant_conv=False,
@@ -65,73 +70,89 @@ def _update(
     optimiser.zero_grad(set_to_none=True)
 
 
-def _standing(loss: torch.Tensor, output: torch.Tensor, target: torch.Tensor) -> str:
+def _standing(loss: torch.Tensor, output: torch.Tensor, target: torch.Tensor) -> tuple[float, str]:
     psnr_db = -10.0 * math.log10(F.mse_loss(output, target).item() / 4.0)
-    return f"loss {loss.item():.4f}, PSNR {psnr_db:.1f} dB"
+    return loss.item(), f"PSNR {psnr_db:.1f} dB"
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def _scaled(rate: float, plan: TrainingPlan) -> float:
+    """A learning rate for other sizes: larger batches take longer steps, wider networks shorter ones."""
+    return rate * (plan.autoencoder_batch / _PEAK_BATCH) ** 0.25 * _PEAK_WIDTH / plan.autoencoder_widths[0]
 
 
 def train_autoencoder(
     pictures: npt.NDArray[np.uint8],
     folder: Path,
+    plan: TrainingPlan,
     *,
-    seed: int,
-    num_updates: int,
     device: str,
     progress: Callable[[int, int, str], None],
+    stop_at: float | None = None,
 ) -> AutoencoderKL:
     """Train on random crops, then on whole pictures for the last tenth.
 
     Args:
-        pictures: uint8 (num, 128, 128, 3).
+        pictures: uint8 (num, H, W, 3).
         folder: where the checkpoint lies; an interrupted run goes on from it.
-        seed: of weights, crops and noise.
-        num_updates: optimiser updates, eight crops of 64 x 64 each (or four whole pictures).
+        plan: widths, batch, updates, and the seed of weights, crops and noise.
         device: "cpu" or "cuda".
         progress: called with (done, total, text).
+        stop_at: time.monotonic() at which to pause.
 
     Returns:
         The trained network with the latent's standardisation folded in.
+
+    Raises:
+        PausedError: when its time is over.
     """
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    network = build_autoencoder().to(device=device, memory_format=torch.channels_last)
+    torch.manual_seed(plan.seeds.autoencoder)
+    rng = np.random.default_rng(plan.seeds.autoencoder)
+    num_updates, batch_size = plan.autoencoder_updates, plan.autoencoder_batch
+    network = build_autoencoder(plan.picture_size, plan.autoencoder_widths)
+    network = network.to(device=device, memory_format=torch.channels_last)
+    encoder, decoder = compiled(network.encoder, device), compiled(network.decoder, device)
     norm = torch.nn.BatchNorm2d(_LATENT_CHANNELS, affine=False).to(device)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=_PEAK_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
-    path = folder / "autoencoder.pt"
+    peak = _scaled(_PEAK_RATE, plan)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-4)
     state = {"network": network, "norm": norm, "optimiser": optimiser}
-    done = load_checkpoint(path, state, rng)
-    for update in range(done, num_updates):
+    course = Course(folder / "autoencoder.pt", state, rng, num_updates, progress, stop_at)
+    side = plan.picture_size // 2
+    for update in course:
         warm = min(1.0, (update + 1) / 100)
-        rate = _PEAK_RATE * warm * (0.5 + 0.5 * math.cos(math.pi * update / num_updates)) + 1e-6
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+        _set_rate(optimiser, peak * warm * (0.5 + 0.5 * math.cos(math.pi * update / num_updates)) + 1e-6)
         whole = update >= 0.9 * num_updates
-        batch = np.sort(rng.integers(len(pictures), size=4 if whole else _BATCH_SIZE))
+        batch = np.sort(rng.integers(len(pictures), size=_half(batch_size) if whole else batch_size))
         if whole:
             crop = pictures[batch]
         else:
-            corner = rng.integers(pictures.shape[1] - _CROP + 1, size=(_BATCH_SIZE, 2))
+            corner = rng.integers(plan.picture_size - side + 1, size=(batch_size, 2))
             crop = np.stack(
-                [pictures[i, y : y + _CROP, x : x + _CROP] for i, (y, x) in zip(batch, corner, strict=True)]
+                [pictures[i, y : y + side, x : x + side] for i, (y, x) in zip(batch, corner, strict=True)]
             )
         crop = crop[:, :, ::-1] if rng.random() < 0.5 else crop
         target = to_network(crop, device)
-        with torch.autocast(device, dtype=torch.bfloat16):
-            latent = norm(network.encoder(target)[:, :_LATENT_CHANNELS].float())
+        with autocast(device):
+            latent = norm(encoder(target)[:, :_LATENT_CHANNELS].float())
             noisy = latent + _LATENT_NOISE * torch.randn_like(latent)
-            output = network.decoder(noisy).float()
+            output = decoder(noisy).float()
             loss = (
                 F.l1_loss(output, target)
                 + 4.0 * F.mse_loss(output, target)
                 + 0.5 * _gradient_loss(output, target)
             )
         _update(loss, network.parameters(), optimiser)
-        if update % 50 == 0 or update + 1 == num_updates:
-            progress(update + 1, num_updates, _standing(loss, output, target))
-        if (update + 1) % 500 == 0 or update + 1 == num_updates:
-            save_checkpoint(path, state, rng, update + 1)
+        course.note(*_standing(loss, output, target))
     _fold_standardisation(network, pictures[:: max(1, len(pictures) // 1000)], device)
     return network.eval()
+
+
+def _half(batch_size: int) -> int:
+    return max(1, batch_size // 2)
 
 
 def _fold_standardisation(network: AutoencoderKL, pictures: npt.NDArray[np.uint8], device: str) -> None:
@@ -152,45 +173,47 @@ def refine_decoder(
     pictures: npt.NDArray[np.uint8],
     latents: npt.NDArray[np.float32],
     folder: Path,
+    plan: TrainingPlan,
     *,
-    seed: int,
-    num_updates: int,
     device: str,
     progress: Callable[[int, int, str], None],
+    stop_at: float | None = None,
 ) -> None:
     """Train the decoder alone, on whole pictures and the latents that the fixed encoder made of them.
 
     Args:
         network: trained by `train_autoencoder`; its decoder is changed in place.
-        pictures: uint8 (num, 128, 128, 3).
-        latents: float32 (num, 4, 16, 16), of the same pictures.
+        pictures: uint8 (num, H, W, 3).
+        latents: float32 (num, 4, H/8, W/8), of the same pictures.
         folder: where the checkpoint lies; an interrupted run goes on from it.
-        seed: of batches and noise.
-        num_updates: optimiser updates of four whole pictures.
+        plan: batch, updates, and the seed of batches and noise.
         device: "cpu" or "cuda".
         progress: called with (done, total, text).
+        stop_at: time.monotonic() at which to pause.
+
+    Raises:
+        PausedError: when its time is over.
     """
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
+    torch.manual_seed(plan.seeds.decoder)
+    rng = np.random.default_rng(plan.seeds.decoder)
+    num_updates, batch_size = plan.decoder_updates, _half(plan.autoencoder_batch)
     decoder = network.decoder.train()
-    optimiser = torch.optim.AdamW(decoder.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
-    path = folder / "decoder.pt"
+    forward = compiled(decoder, device)
+    peak = _scaled(_LATE_RATE, plan)
+    optimiser = torch.optim.AdamW(decoder.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-4)
     state = {"decoder": decoder, "optimiser": optimiser}
-    for update in range(load_checkpoint(path, state, rng), num_updates):
-        for group in optimiser.param_groups:
-            group["lr"] = 1e-3 * (0.5 + 0.5 * math.cos(math.pi * update / num_updates)) + 1e-6
-        batch = np.sort(rng.integers(len(pictures), size=4))
+    course = Course(folder / "decoder.pt", state, rng, num_updates, progress, stop_at)
+    for update in course:
+        _set_rate(optimiser, peak * (0.5 + 0.5 * math.cos(math.pi * update / num_updates)) + 1e-6)
+        batch = np.sort(rng.integers(len(pictures), size=batch_size))
         target = to_network(pictures[batch], device)
         latent = torch.tensor(latents[batch], device=device)
         noisy = latent + _LATENT_NOISE * rng.random() * torch.randn_like(latent)
-        with torch.autocast(device, dtype=torch.bfloat16):
-            output = decoder(noisy.contiguous(memory_format=torch.channels_last)).float()
+        with autocast(device):
+            output = forward(noisy.contiguous(memory_format=torch.channels_last)).float()
         loss = F.l1_loss(output, target) + 2.0 * F.mse_loss(output, target) + _gradient_loss(output, target)
         _update(loss, decoder.parameters(), optimiser)
-        if update % 50 == 0 or update + 1 == num_updates:
-            progress(update + 1, num_updates, _standing(loss, output, target))
-        if (update + 1) % 500 == 0 or update + 1 == num_updates:
-            save_checkpoint(path, state, rng, update + 1)
+        course.note(*_standing(loss, output, target))
     decoder.eval()
 
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from latentcast.diffusion.scenes.scene import COLOURS, FLOORS, SHAPES, SKIES, Scene
 
-__all__ = ["FLOOR_PHRASES", "SKY_PHRASES", "VOCABULARY", "caption", "full_caption", "name_of"]
+__all__ = [
+    "FLOOR_PHRASES",
+    "SKY_PHRASES",
+    "VOCABULARY",
+    "Description",
+    "caption",
+    "describe",
+    "full_caption",
+    "name_of",
+]
 
 FLOOR_PHRASES = {
     "plain": ("on a plain floor", "on a plain ground"),
@@ -64,29 +75,59 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     Returns:
         Lower-case words of `VOCABULARY`.
     """
-    return _write(scene, rng, 0.75)
+    return _write(scene, rng, 0.75).text
 
 
 def full_caption(scene: Scene, rng: np.random.Generator) -> str:
     """Write a sentence that leaves nothing out: every clear relation, the floor and the sky."""
+    return _write(scene, rng, 1.0).text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """A full caption, and what it tells of where the objects stand.
+
+    Attributes:
+        text: the sentence.
+        relations: (first, relation, second) for each that is told; indices into the scene's objects.
+    """
+
+    text: str
+    relations: tuple[tuple[int, str, int], ...]
+
+
+def describe(scene: Scene, rng: np.random.Generator) -> Description:
+    """Write what `full_caption` would, and say which relations it tells.
+
+    Example:
+        >>> from latentcast.diffusion.scenes.scene import Scene, SceneObject
+        >>> ball = SceneObject(shape="sphere", colour="red", x=-1.0, z=0.0, radius=0.5)
+        >>> box = SceneObject(shape="cube", colour="blue", x=1.0, z=0.0, radius=0.5)
+        >>> scene = Scene(objects=(ball, box), floor="plain", sky="day")
+        >>> describe(scene, np.random.default_rng(1)).relations
+        ((0, 'left of', 1),)
+    """
     return _write(scene, rng, 1.0)
 
 
-def _write(scene: Scene, rng: np.random.Generator, mention: float) -> str:
+def _write(scene: Scene, rng: np.random.Generator, mention: float) -> Description:
     def pick(phrases: tuple[str, ...]) -> str:
         return phrases[rng.integers(len(phrases))]
 
     order = [int(i) for i in rng.permutation(len(scene.objects))]
     names = [name_of(scene.objects[i].colour, scene.objects[i].shape) for i in order]
     text = names[0]
+    relations: list[tuple[int, str, int]] = []
     for position in range(1, len(order)):
         held = scene.relations(order[position - 1], order[position])
         last = position == len(order) - 1
         told = held and rng.random() < mention
+        if told:
+            relations.append((order[position - 1], held[0], order[position]))
         link = pick(_RELATION_PHRASES[held[0]]) if told else ("and" if last else ",")
         text += f" {link} {names[position]}"
     if rng.random() < mention:
         text += " " + pick(FLOOR_PHRASES[scene.floor])
     if rng.random() < mention:
         text += " " + pick(SKY_PHRASES[scene.sky])
-    return text
+    return Description(text=text, relations=tuple(relations))

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
-from latentcast.diffusion.scenes.judge import Scores
+from latentcast.diffusion.scenes.composition import ALL_LOOKS
+from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.sheets import picture_sheet
+from latentcast.diffusion.scenes.verdict import Hits, Scores
 
-__all__ = ["Findings", "psnr_db", "write_card", "write_section"]
+__all__ = ["GUIDANCE_SCALE", "Findings", "Judged", "psnr_db", "write_card", "write_section"]
+
+GUIDANCE_SCALE = 3.0
+"""Of classifier-free guidance, in the pictures that are judged and by default."""
 
 _SHEET_COLUMNS = 8
 _SHEET_ROWS = 8
+_SHEET_PIXELS = 128
 
+# Sections that other commands measure; they stay while the weights do.
+_OTHERS = ("Fit to the theory", "The device's decoder")
 # The section before which others are put.
 _LAST = "## Limits\n"
 
@@ -29,70 +37,143 @@ def psnr_db(original: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> fl
     return float(np.mean(10.0 * np.log10(255.0**2 / np.maximum(error, 1e-9))))
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %"
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What the judge says of one kind of generated pictures.
+
+    Attributes:
+        scores: how many show what was asked.
+        distance: Frechet distance to renders of as many other scenes of the kind.
+        floor: the same from renders of the very scenes that were asked for.
+    """
+
+    scores: Scores
+    distance: float
+    floor: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What a training run found out about its model.
+    """What was found out about a model.
 
     Args:
         autoencoder_psnr_db: mean over held-out renders.
-        num_held_out: renders that training never saw.
-        ceiling: the judge's scores on them.
-        reached: its scores on generated pictures.
-        guidance_scale: of the generated pictures.
-        plan: the training plan's numbers and seeds.
+        autoencoder_ssim: the same as structural similarity.
+        ceiling: the judge's scores on held-out renders.
+        judged: what it says of generated pictures, by the kind of their prompts, "seen" and "held-out".
+        plan: that the model was trained by.
     """
 
     autoencoder_psnr_db: float
-    num_held_out: int
+    autoencoder_ssim: float
     ceiling: Scores
-    reached: Scores
-    guidance_scale: float
-    plan: Mapping[str, Any]
+    judged: dict[str, Judged]
+    plan: TrainingPlan
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it, without the plan."""
+        values = asdict(self)
+        del values["plan"]
+        return values
+
+
+def _percent(hits: Hits) -> str:
+    return f"{100 * hits.share:.0f} % of {hits.asked}" if hits.asked else "none asked"
+
+
+def _table(findings: Findings) -> str:
+    """A row for each thing that can be right; columns for kinds of compositions and the ceiling."""
+    columns = {
+        **{f"{name} compositions": judged.scores for name, judged in findings.judged.items()},
+        "ceiling": findings.ceiling,
+    }
+    if len(findings.judged) == 1:
+        columns = {"generated": findings.judged["seen"].scores, "ceiling": findings.ceiling}
+    rows = [
+        (
+            f"{n} object{'s' if n > 1 else ''}: number, colours and shapes",
+            [scores.objects[n] for scores in columns.values()],
+        )
+        for n in (1, 2, 3)
+    ]
+    rows += [
+        (
+            f"told relations, of pictures with the right {n} objects",
+            [scores.relations[n] for scores in columns.values()],
+        )
+        for n in (2, 3)
+    ]
+    rows += [
+        ("floor", [scores.floor for scores in columns.values()]),
+        ("sky", [scores.sky for scores in columns.values()]),
+    ]
+    lines = [f"| what is right | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
+    lines += [f"| {name} | {' | '.join(map(_percent, cells))} |" for name, cells in rows]
+    return "\n".join(lines)
+
+
+def _compositions(plan: TrainingPlan) -> str:
+    if not plan.held_out_looks:
+        return (
+            f"The model was trained on all {len(ALL_LOOKS)} compositions\nof colour and shape, so none of "
+            "these prompts asks for one that is new to it."
+        )
+    return (
+        f"Of the {len(ALL_LOOKS)} compositions of colour and shape the denoiser never saw "
+        f"{', '.join(plan.held_out_looks)}; a prompt counts as held out when it asks for any of them."
+    )
+
+
+def _distances(findings: Findings) -> str:
+    lines = ["| prompts | pictures | generated | floor |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {name} compositions | {judged.scores.num_pictures} | {judged.distance:.2f} | {judged.floor:.2f} |"
+        for name, judged in findings.judged.items()
+    ]
+    return "\n".join(lines)
 
 
 def write_card(
-    folder: Path, findings: Findings, samples: npt.NDArray[np.uint8], sentences: list[str]
+    folder: Path,
+    findings: Findings,
+    samples: npt.NDArray[np.uint8],
+    sentences: list[str],
+    curves: list[Path],
+    *,
+    anew: bool,
 ) -> None:
-    """Write README.md and its picture, samples.jpg, into a model folder.
+    """Write README.md and its pictures, samples.jpg and losses.png, into a model folder.
 
     Args:
         folder: the pipeline folder.
         findings: the numbers.
         samples: uint8 (num, H, W, 3), generated pictures in order of generation, none left out.
         sentences: their prompts.
+        curves: pictures of the loss of each stage, named after it.
+        anew: whether the weights are new; else what other commands measured of them stays in the card.
     """
-    reached, ceiling, plan = findings.reached, findings.ceiling, findings.plan
-    shown = _SHEET_COLUMNS * _SHEET_ROWS
-    picture_sheet(samples[:shown], _SHEET_COLUMNS).save(folder / "samples.jpg", quality=90)
-    rows = [
-        (
-            f"{n} object{'s' if n > 1 else ''}: count, colours and shapes",
-            reached.objects[n],
-            ceiling.objects[n],
-        )
-        for n in (1, 2, 3)
-    ]
-    rows += [
-        ("relation, of two-object scenes with the right objects", reached.relation, ceiling.relation),
-        ("floor", reached.floor, ceiling.floor),
-        ("sky", reached.sky, ceiling.sky),
-    ]
-    table = "\n".join(f"| {name} | {_percent(got)} | {_percent(best)} |" for name, got, best in rows)
-    rows_made = [(name, value) for name, value in plan.items() if name != "seeds"]
-    rows_made += [(f"seed of {name}", value) for name, value in plan["seeds"].items()]
-    numbers = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in rows_made)
+    ceiling, plan = findings.ceiling, findings.plan
+    shown = min(_SHEET_COLUMNS * _SHEET_ROWS, len(samples))
+    sheet = [_small(picture) for picture in samples[:shown]]
+    picture_sheet(np.stack(sheet), _SHEET_COLUMNS).save(folder / "samples.jpg", quality=85)
+    _write_curves(folder, curves)
+    rows_made = [(name, value) for name, value in plan.to_dict().items() if name != "seeds"]
+    rows_made += [(f"seed of {name}", value) for name, value in plan.to_dict()["seeds"].items()]
+    numbers = "\n".join(f"| {name.replace('_', ' ')} | {_plain(value)} |" for name, value in rows_made)
     prompts = "\n".join(f"{i + 1}. {text}" for i, text in enumerate(sentences[:shown]))
+    stages = ", ".join(file.stem.removesuffix("-loss") for file in curves)
+    size, num_judged = (
+        plan.picture_size,
+        sum(judged.scores.num_pictures for judged in findings.judged.values()),
+    )
+    kept = {} if anew else _sections(folder, _OTHERS)
     text = f"""# scenes: the embedded model of latentcast
 
 A text-conditional latent diffusion model of rendered scenes: one to three spheres, cubes and cylinders in
-eight colours on three floors under three skies; 128 x 128 pixels, latents of 4 x 16 x 16. It is an ordinary
-diffusers `StableDiffusionPipeline` folder in float16 with Stable Diffusion's noise schedule; the network
-predicts v. It was trained from nothing by `latentcast model train scenes` on pictures that the repository's
-own renderer drew.
+eight colours on three floors under three skies; {size} x {size} pixels, latents of
+4 x {size // 8} x {size // 8}. It is an ordinary diffusers `StableDiffusionPipeline` folder in float16 with
+Stable Diffusion's noise schedule; the network predicts v. It was trained from nothing by `latentcast model
+train scenes` on pictures that the repository's own renderer drew.
 
 ![Uncurated samples](samples.jpg)
 
@@ -100,26 +181,34 @@ The first {shown} pictures generated for judging, none left out.
 
 ## How well it follows its prompts
 
-Judged by a classifier that was trained on renders only; its own score on {ceiling.num_pictures} held-out
-renders is the ceiling. {reached.num_pictures} generated pictures, a third each with one, two and three
-objects, 50 steps of ancestral DDPM, guidance {findings.guidance_scale:g}; prompts name every colour,
-shape, clear relation, the floor and the sky.
+Judged by a detector of objects that was trained on renders only; its own score on {ceiling.num_pictures}
+held-out renders is the ceiling. {num_judged} generated pictures, a third each with one, two and three
+objects, 50 steps of ancestral DDPM, guidance {GUIDANCE_SCALE:g}; prompts name every colour, shape, clear
+relation, the floor and the sky. {_compositions(plan)}
 
-| what is right | generated | ceiling |
-| --- | --- | --- |
-{table}
+{_table(findings)}
 
-Autoencoder on {findings.num_held_out} held-out renders: PSNR {findings.autoencoder_psnr_db:.1f} dB.
+Frechet distance in the judge's features between generated pictures and renders of as many other scenes; the
+floor is that between renders of the scenes that were asked for and those. It has no scale but the floor's.
+
+{_distances(findings)}
+
+Autoencoder on {ceiling.num_pictures} held-out renders: PSNR {findings.autoencoder_psnr_db:.1f} dB, SSIM
+{findings.autoencoder_ssim:.3f}.
 
 ## How it was made
 
-Float32 weights with bfloat16 arithmetic where it is safe; exponential moving average of the weights.
+Exponential moving average of the weights.
 
 | number | value |
 | --- | --- |
 {numbers}
 
-## Limits
+![Loss curves](losses.png)
+
+Losses, in the order in which the stages ended: {stages}.
+
+{"".join(f"## {name}{chr(10)}{chr(10)}{body}{chr(10)}{chr(10)}" for name, body in kept.items())}## Limits
 
 It knows a few dozen words; `latentcast` brings other prompts into its language and says what it changed.
 Binding colours to shapes gets harder with every object, and relations are learned only in part. No pictures
@@ -129,7 +218,37 @@ of people, places or art were used in training.
 
 {prompts}
 """
-    (folder / "README.md").write_text(text)
+    partial = folder / ".README.md.part"
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(folder / "README.md")
+
+
+def _plain(value: object) -> str:
+    return (", ".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)
+
+
+def _small(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """No larger than the sheet has room for."""
+    if len(picture) <= _SHEET_PIXELS:
+        return picture
+    return np.asarray(
+        Image.fromarray(picture).resize((_SHEET_PIXELS, _SHEET_PIXELS), Image.Resampling.LANCZOS)
+    )
+
+
+def _write_curves(folder: Path, curves: list[Path]) -> None:
+    """Lay the curves out side by side, with few colours, since they are lines."""
+    pictures = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in curves])
+    sheet = picture_sheet(pictures, min(2, len(pictures)))
+    sheet.quantize(16).save(folder / "losses.png", optimize=True)
+
+
+def _sections(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
+    """Those sections of the card that it has."""
+    file = folder / "README.md"
+    parts = re.split(r"(?m)^## ", file.read_text(encoding="utf-8")) if file.exists() else []
+    found = {part.partition("\n")[0]: part.partition("\n")[2].strip() for part in parts}
+    return {name: found[name] for name in names if name in found}
 
 
 def write_section(folder: Path, heading: str, body: str) -> None:

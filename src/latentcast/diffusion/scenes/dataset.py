@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.diffusion.scenes.arrangement import arrange, draw_object_count
-from latentcast.diffusion.scenes.render import IMAGE_SIZE, render, visible_shares
+from latentcast.diffusion.scenes.render import render, visible_shares
 from latentcast.diffusion.scenes.scene import Scene
 
 __all__ = ["draw_scenes", "mirrored", "render_pictures", "sample_scene"]
@@ -20,12 +21,18 @@ __all__ = ["draw_scenes", "mirrored", "render_pictures", "sample_scene"]
 _BLOCK = 64
 
 
-def sample_scene(rng: np.random.Generator, *, num_objects: int | None = None) -> Scene:
+def sample_scene(
+    rng: np.random.Generator,
+    *,
+    num_objects: int | None = None,
+    wanted: Callable[[Scene], bool] | None = None,
+) -> Scene:
     """Draw a random scene whose objects are inside the frame and at least 60 % visible each.
 
     Args:
         rng: source of randomness.
         num_objects: 1, 2 or 3; drawn with weights 0.40, 0.38, 0.22 where None.
+        wanted: scenes for which it is false are drawn again.
 
     Returns:
         The scene. Two objects of one scene never share both shape and colour.
@@ -33,14 +40,31 @@ def sample_scene(rng: np.random.Generator, *, num_objects: int | None = None) ->
     count = draw_object_count(rng) if num_objects is None else num_objects
     while True:
         scene = arrange(rng, count)
-        if scene is not None and min(visible_shares(scene)) >= 0.6:
+        if scene is None or (wanted is not None and not wanted(scene)):
+            continue
+        if min(visible_shares(scene)) >= 0.6:
             return scene
 
 
-def draw_scenes(num_scenes: int, seed: int) -> list[Scene]:
-    """Draw the scenes of a data set; scene i does not depend on how many follow it."""
+def draw_scenes(num_scenes: int, seed: int, kept: Path | None = None) -> list[Scene]:
+    """Draw the scenes of a data set; scene i does not depend on how many follow it.
+
+    Args:
+        num_scenes: how many.
+        seed: of all of them.
+        kept: file that spares the next run the drawing, which takes about two milliseconds each.
+    """
+    if kept is not None and kept.exists():
+        known_seed, scenes = pickle.loads(kept.read_bytes())
+        if known_seed == seed and len(scenes) >= num_scenes:
+            return list(scenes[:num_scenes])
     children = np.random.SeedSequence(seed).spawn(num_scenes)
-    return [sample_scene(np.random.default_rng(child)) for child in children]
+    drawn = [sample_scene(np.random.default_rng(child)) for child in children]
+    if kept is not None:
+        partial = kept.with_suffix(".partial")
+        partial.write_bytes(pickle.dumps((seed, drawn)))
+        partial.replace(kept)
+    return drawn
 
 
 def mirrored(scene: Scene) -> Scene:
@@ -57,20 +81,21 @@ def mirrored(scene: Scene) -> Scene:
 
 
 def render_pictures(
-    scenes: list[Scene], path: Path, seed: int, progress: Callable[[int, int], None]
+    scenes: list[Scene], path: Path, seed: int, progress: Callable[[int, int], None], size: int
 ) -> npt.NDArray[np.uint8]:
     """Render scenes into a file, or go on where an interrupted run stopped.
 
     Args:
         scenes: what to draw.
-        path: NumPy array file, uint8 (num_scenes, IMAGE_SIZE, IMAGE_SIZE, 3).
+        path: NumPy array file, uint8 (num_scenes, size, size, 3).
         seed: of the shadow rays, spawned per scene.
         progress: called with (done, total) after each block.
+        size: pixels along each side of a picture.
 
     Returns:
         The file's array, read-only and mapped.
     """
-    shape = (len(scenes), IMAGE_SIZE, IMAGE_SIZE, 3)
+    shape = (len(scenes), size, size, 3)
     if path.exists():
         return np.load(path, mmap_mode="r")
     partial, done_file = path.with_suffix(".partial.npy"), path.with_suffix(".done")
@@ -79,7 +104,7 @@ def render_pictures(
     children = np.random.SeedSequence(seed).spawn(len(scenes))
 
     def draw(i: int) -> None:
-        pictures[i] = render(scenes[i], np.random.default_rng(children[i]))
+        pictures[i] = render(scenes[i], np.random.default_rng(children[i]), size)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # the renderer releases the interpreter's lock
         for start in range(done, len(scenes), _BLOCK):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -26,17 +25,25 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from latentcast.diffusion.path import BETA_FIRST, BETA_LAST, NUM_TRAINING_STEPS
 from latentcast.diffusion.scenes.captions import VOCABULARY, caption
-from latentcast.diffusion.scenes.checkpoint import load_checkpoint, save_checkpoint
+from latentcast.diffusion.scenes.course import Course
+from latentcast.diffusion.scenes.plan import TrainingPlan
+from latentcast.diffusion.scenes.precision import autocast, compiled
 from latentcast.diffusion.scenes.scene import Scene
 
-__all__ = ["Denoiser", "build_denoiser", "build_scheduler", "build_tokenizer", "train_denoiser"]
+__all__ = [
+    "Denoiser",
+    "build_denoiser",
+    "build_scheduler",
+    "build_tokenizer",
+    "token_ids",
+    "train_denoiser",
+]
 
-BATCH_SIZE = 64
 _TEXT_WIDTH = 128
 _TEXT_LENGTH = 40
 _EMA_DECAY = 0.9985
 _CAPTION_DROPOUT = 0.1
-_PEAK_RATE = 8e-4
+_PEAK_RATE, _PEAK_BATCH, _PEAK_WIDTH = 8e-4, 64, 96
 
 
 class Denoiser(torch.nn.Module):
@@ -96,16 +103,41 @@ def build_scheduler() -> DDPMScheduler:
     )
 
 
-def build_denoiser(vocabulary_size: int) -> Denoiser:
-    """Make the untrained network."""
+def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
+    """What the tokenizer makes of sentences in the vocabulary's words, much sooner, since each is one token.
+
+    Args:
+        tokenizer: of `build_tokenizer`.
+        texts: sentences with a space between any two words.
+
+    Returns:
+        int64 (num, length), padded.
+    """
+    known = tokenizer.get_vocab()
+    first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
+    ids = np.full((len(texts), _TEXT_LENGTH), tokenizer.pad_token_id, np.int64)
+    for row, text in zip(ids, texts, strict=True):
+        words = [first, *(known[f"{word}</w>"] for word in text.split()), last]
+        row[: len(words)] = words
+    return torch.from_numpy(ids)
+
+
+def build_denoiser(vocabulary_size: int, latent_size: int, widths: tuple[int, ...]) -> Denoiser:
+    """Make the untrained network.
+
+    Args:
+        vocabulary_size: of the tokenizer.
+        latent_size: along each side.
+        widths: channels at each resolution, finest first; all but the finest have attention.
+    """
     unet = UNet2DConditionModel(
-        sample_size=16,
+        sample_size=latent_size,
         in_channels=4,
         out_channels=4,
         layers_per_block=2,
-        block_out_channels=(96, 144),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=widths,
+        down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * (len(widths) - 1)),
+        up_block_types=(*["CrossAttnUpBlock2D"] * (len(widths) - 1), "UpBlock2D"),
         cross_attention_dim=_TEXT_WIDTH,
         attention_head_dim=4,
         norm_num_groups=16,
@@ -131,11 +163,11 @@ def train_denoiser(
     scenes: list[Scene],
     tokenizer: CLIPTokenizer,
     folder: Path,
+    plan: TrainingPlan,
     *,
-    seed: int,
-    num_updates: int,
     device: str,
     progress: Callable[[int, int, str], None],
+    stop_at: float | None = None,
 ) -> Denoiser:
     """Train text encoder and UNet on cached latents.
 
@@ -144,52 +176,56 @@ def train_denoiser(
         scenes: what each latent shows; sentences are written anew each time.
         tokenizer: of `build_tokenizer`.
         folder: where the checkpoint lies; an interrupted run goes on from it.
-        seed: of weights, noise, steps and sentences.
-        num_updates: optimiser updates of `BATCH_SIZE` samples.
+        plan: widths, batch, updates, and the seed of weights, noise, steps and sentences.
         device: "cpu" or "cuda".
         progress: called with (done, total, text).
+        stop_at: time.monotonic() at which to pause.
 
     Returns:
         The exponential moving average of the weights.
+
+    Raises:
+        PausedError: when its time is over.
     """
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    model = build_denoiser(len(tokenizer)).to(device)
+    torch.manual_seed(plan.seeds.denoiser)
+    rng = np.random.default_rng(plan.seeds.denoiser)
+    num_updates, batch_size = plan.denoiser_updates, plan.denoiser_batch
+    model = build_denoiser(len(tokenizer), latents.shape[-1], plan.denoiser_widths).to(device)
     model = cast(Any, model).to(memory_format=torch.channels_last)
-    # Explicit products and softmax: on a CPU the fused attention kernel's backward pass is much slower.
-    model.unet.set_attn_processor(AttnProcessor())
+    if device == "cpu":
+        # Explicit products and softmax: the fused attention kernel's backward pass is much slower there.
+        model.unet.set_attn_processor(AttnProcessor())
     average = copy.deepcopy(model).requires_grad_(False)
+    # Larger batches take longer steps, wider networks shorter ones.
+    peak = _PEAK_RATE * (batch_size / _PEAK_BATCH) ** 0.25 * _PEAK_WIDTH / plan.denoiser_widths[0]
+    forward = compiled(model, device)
     optimiser = torch.optim.AdamW(
-        model.parameters(), lr=_PEAK_RATE, betas=(0.9, 0.99), weight_decay=1e-2, fused=True
+        model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-2, fused=True
     )
     alpha_bar = build_scheduler().alphas_cumprod.to(device)
-    path = folder / "denoiser.pt"
     state = {"model": model, "average": average, "optimiser": optimiser}
-    done = load_checkpoint(path, state, rng)
-    data = torch.from_numpy(latents)
-    mean_loss = math.nan
-    for update in range(done, num_updates):
+    course = Course(folder / "denoiser.pt", state, rng, num_updates, progress, stop_at)
+    data = torch.from_numpy(latents).to(device)
+    for update in course:
         warm = min(1.0, (update + 1) / 200)
         # Constant, then falling to nothing over the last third: the run can still be lengthened till then.
-        rate = _PEAK_RATE * warm * min(1.0, (num_updates - update) / (0.35 * num_updates))
+        rate = peak * warm * min(1.0, (num_updates - update) / (0.35 * num_updates))
         for group in optimiser.param_groups:
             group["lr"] = rate
-        batch = rng.integers(len(data), size=BATCH_SIZE)
+        batch = rng.integers(len(data), size=batch_size)
         texts = ["" if rng.random() < _CAPTION_DROPOUT else caption(scenes[i], rng) for i in batch]
-        tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(
-            device
-        )
-        clean = data[batch].to(device=device, memory_format=torch.channels_last)
-        # One step from each of BATCH_SIZE equal strata: every batch sees all noise levels.
-        step = ((np.arange(BATCH_SIZE) + rng.random(BATCH_SIZE)) * NUM_TRAINING_STEPS / BATCH_SIZE).astype(
+        tokens = token_ids(tokenizer, texts).to(device)
+        clean = data[torch.from_numpy(batch).to(device)].contiguous(memory_format=torch.channels_last)
+        # One step from each of as many strata as the batch is large: every batch sees all noise levels.
+        step = ((np.arange(batch_size) + rng.random(batch_size)) * NUM_TRAINING_STEPS / batch_size).astype(
             np.int64
         )
         steps = torch.from_numpy(rng.permutation(step)).to(device)
         signal = alpha_bar[steps].sqrt()[:, None, None, None]
         noise_level = (1 - alpha_bar[steps]).sqrt()[:, None, None, None]
         noise = torch.randn_like(clean)
-        with torch.autocast(device, dtype=torch.bfloat16):
-            predicted = model(signal * clean + noise_level * noise, steps, tokens)
+        with autocast(device):
+            predicted = forward(signal * clean + noise_level * noise, steps, tokens)
         loss = F.mse_loss(predicted.float(), signal * noise - noise_level * clean)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -198,10 +234,5 @@ def train_denoiser(
         decay = min(_EMA_DECAY, (update + 1) / (update + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-        value = loss.item()
-        mean_loss = value if math.isnan(mean_loss) else 0.98 * mean_loss + 0.02 * value
-        if update % 25 == 0 or update + 1 == num_updates:
-            progress(update + 1, num_updates, f"loss {mean_loss:.4f}")
-        if (update + 1) % 250 == 0 or update + 1 == num_updates:
-            save_checkpoint(path, state, rng, update + 1)
+        course.note(loss.item())
     return average.eval()

@@ -18,6 +18,7 @@ from latentcast.diffusion.scenes.autoencoder import encode_pictures
 from latentcast.diffusion.scenes.dataset import draw_scenes, render_pictures
 from latentcast.diffusion.scenes.distillation import distil
 from latentcast.diffusion.scenes.distilled import save_device_decoder
+from latentcast.diffusion.scenes.judging import NUM_STEPS, recorded_plan
 from latentcast.diffusion.scenes.plan import TrainingPlan
 
 __all__ = ["DeviceDecoderFindings", "train_device_decoder"]
@@ -48,6 +49,7 @@ def train_device_decoder(
     progress: Callable[[str, int, int, str], None],
     work: Path | None = None,
     plan: TrainingPlan | None = None,
+    stop_at: float | None = None,
 ) -> DeviceDecoderFindings:
     """Distil the decoder of a trained model's folder; write it there as weights, as ONNX, and into the card.
 
@@ -58,19 +60,21 @@ def train_device_decoder(
         progress: called with (stage, done, total, text).
         work: folder for renders and checkpoints; `out` with ".work" appended where None. Renders that the
             training of the whole model left there are used.
-        plan: how much of everything.
+        plan: how much of everything; the one that is recorded in the folder where None.
+        stop_at: time.monotonic() at which to pause.
 
     Returns:
         What was made and measured.
 
     Raises:
         ModelError: if the folder holds no pipeline, or packages are missing.
+        PausedError: when the time is over; the next call goes on.
     """
     require_export_packages()
     require_device(device)
-    plan = plan or TrainingPlan()
+    plan = plan or recorded_plan(out)
     work = work or out.with_name(out.name + ".work")
-    model = load_pipeline(out, device)
+    model = load_pipeline(out, device, num_steps=NUM_STEPS)
     work.mkdir(parents=True, exist_ok=True)
     seeds = plan.seeds
 
@@ -83,18 +87,17 @@ def train_device_decoder(
         if file.exists():
             pictures: npt.NDArray[np.uint8] = np.load(file, mmap_mode="r")
             return pictures[:count]
-        return render_pictures(draw_scenes(count, scenes), file, shadows, told)
+        return render_pictures(draw_scenes(count, scenes), file, shadows, told, plan.picture_size)
 
     from_training = "pictures.npy" if (work / "pictures.npy").exists() else "device-pictures.npy"
     decoder = distil(
         model,
         renders(from_training, plan.device_pictures, seeds.scenes, seeds.shadows),
         work,
-        seed=seeds.device_decoder,
-        num_updates=plan.device_updates,
-        num_generated=plan.device_generated,
+        plan,
         device=device,
         progress=progress,
+        stop_at=stop_at,
     )
     save_device_decoder(decoder, out)
     report = export_onnx(decoder, model.latent_shape, device_decoder_place(out))

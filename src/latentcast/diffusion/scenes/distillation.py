@@ -17,11 +17,12 @@ import torch
 from latentcast.diffusion.pipeline import DiffusersModel
 from latentcast.diffusion.scenes.autoencoder import encode_pictures
 from latentcast.diffusion.scenes.captions import full_caption
-from latentcast.diffusion.scenes.checkpoint import load_checkpoint, save_checkpoint
 from latentcast.diffusion.scenes.coded import EarlyEstimates, Latents, LatentSpectrum
-from latentcast.diffusion.scenes.curves import LossCurve
+from latentcast.diffusion.scenes.course import Course
 from latentcast.diffusion.scenes.dataset import sample_scene
 from latentcast.diffusion.scenes.distilled import DeviceDecoder
+from latentcast.diffusion.scenes.plan import TrainingPlan
+from latentcast.diffusion.scenes.precision import compiled
 from latentcast.diffusion.scenes.sheets import picture_sheet
 
 __all__ = ["distil"]
@@ -29,17 +30,13 @@ __all__ = ["distil"]
 Pictures = npt.NDArray[np.uint8]
 StageProgress = Callable[[int, int, str], None]
 
-_BATCH_SIZE = 8
-# Of every batch, so many are generated pictures, seen early.
-_NUM_GENERATED_IN_BATCH = 2
+# Of every batch, such a share are generated pictures, seen early.
+_GENERATED_SHARE = 1 / 4
 # Two cycles of falling learning rate: the first, so large a share, on latents of all kinds alike; the second
 # mostly on fine ones, which are what the device ends with and where the decoder's own error counts.
 _FIRST_CYCLE = 5 / 8
 _PEAK_RATES = (2e-3, 1e-3)
-_NUM_COARSE_IN_FINE_BATCH = 3
-_CHECKPOINT_EVERY = 250
-_TOLD_EVERY = 25
-_GENERATED_AT_ONCE = 8
+_COARSE_SHARE = 3 / 8
 _STEPS = 50
 # Water levels of the coding noise, its decimal logarithm uniform: from the autoencoder's own noise to a blur.
 _FINEST, _FINE, _COARSEST = 1e-5, 1e-2, 1.0
@@ -54,53 +51,61 @@ def distil(
     model: DiffusersModel,
     pictures: Pictures,
     folder: Path,
+    plan: TrainingPlan,
     *,
-    seed: int,
-    num_updates: int,
-    num_generated: int,
     device: str,
     progress: Callable[[str, int, int, str], None],
+    stop_at: float | None = None,
 ) -> DeviceDecoder:
     """Train a small decoder for a model's latents.
 
     Args:
         model: the embedded model, as it is shipped.
-        pictures: renders, uint8 (num, 128, 128, 3).
+        pictures: renders, uint8 (num, H, W, 3).
         folder: where latents, checkpoint, loss curve and sample sheet lie; an interrupted run goes on there.
-        seed: of weights, batches, noise and generated pictures.
-        num_updates: optimiser updates of eight pictures.
-        num_generated: pictures that the model generates to learn from.
+        plan: batch, updates, generated pictures, and the seed of weights, batches, noise and those pictures.
         device: "cpu" or "cuda".
         progress: called with (stage, done, total, text).
+        stop_at: time.monotonic() at which to pause.
 
     Returns:
         The trained decoder.
+
+    Raises:
+        PausedError: when its time is over.
     """
+    seed, num_updates, batch_size = plan.seeds.device_decoder, plan.device_updates, plan.device_batch
 
     def stage(name: str) -> StageProgress:
         return lambda done, total, text: progress(name, done, total, text)
 
     latents = _render_latents(model, pictures, folder / "device-latents.npy", device, stage("device-latents"))
-    runs = _generate(model, num_generated, folder / "generated.npz", seed, stage("device-generated"))
+    runs = _generate(
+        model,
+        plan.device_generated,
+        folder / "generated.npz",
+        seed,
+        plan.num_at_once,
+        stage("device-generated"),
+    )
     targets = model.decode(runs.final)
 
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     spectrum = LatentSpectrum.of(latents)
-    decoder = DeviceDecoder().to(device).train()
+    decoder = DeviceDecoder(plan.device_widths, plan.device_blocks).to(device).train()
+    forward = compiled(decoder.layers, device)
     optimiser = torch.optim.AdamW(
         decoder.parameters(), lr=_PEAK_RATES[0], betas=(0.9, 0.99), weight_decay=1e-4
     )
-    curve = LossCurve()
-    state = {"decoder": decoder, "optimiser": optimiser, "curve": curve}
-    path = folder / "device-decoder.pt"
-    told = stage("device-decoder")
-    for update in range(load_checkpoint(path, state, rng), num_updates):
+    state = {"decoder": decoder, "optimiser": optimiser}
+    course = Course(folder / "device-decoder.pt", state, rng, num_updates, stage("device-decoder"), stop_at)
+    for update in course:
         cycle, rate = _schedule(update, num_updates)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        inputs, error, wanted = _batch(latents, pictures, runs, targets, spectrum, cycle, rng)
-        output = decoder.unclipped(torch.from_numpy(inputs).to(device))
+        inputs, error, wanted = _batch(latents, pictures, runs, targets, spectrum, cycle, batch_size, rng)
+        output = forward(torch.from_numpy(inputs).to(device))
         target = torch.from_numpy(wanted).to(device).permute(0, 3, 1, 2).float().div(255.0)
         tolerated = _WEIGHT_ERRORS[cycle]
         weight = torch.from_numpy(tolerated / (tolerated + error)).to(device)
@@ -109,14 +114,8 @@ def distil(
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        curve.add(loss.item())
-        done = update + 1
-        if done % _TOLD_EVERY == 0 or done == num_updates:
-            told(done, num_updates, f"loss {curve.recent():.4f}")
-        if done % _CHECKPOINT_EVERY == 0 or done == num_updates:
-            save_checkpoint(path, state, rng, done)
-            curve.picture().save(folder / "device-decoder-loss.png")
-            _sheet(model, decoder, latents, pictures, spectrum, folder / "device-decoder-samples.png", device)
+        course.note(loss.item())
+    _sheet(model, decoder, latents, pictures, spectrum, folder / "device-decoder-samples.png", device)
     return decoder.eval()
 
 
@@ -136,19 +135,22 @@ def _batch(
     targets: Pictures,
     spectrum: LatentSpectrum,
     cycle: int,
+    batch_size: int,
     rng: np.random.Generator,
 ) -> tuple[Latents, npt.NDArray[np.float32], Pictures]:
     """Latents as held, the error of each, and the picture that it should give."""
-    rendered = np.sort(rng.integers(len(latents), size=_BATCH_SIZE - _NUM_GENERATED_IN_BATCH))
-    generated = rng.integers(len(runs.final), size=_NUM_GENERATED_IN_BATCH)
+    num_generated = round(_GENERATED_SHARE * batch_size)
+    num_coarse = round(_COARSE_SHARE * batch_size)
+    rendered = np.sort(rng.integers(len(latents), size=batch_size - num_generated))
+    generated = rng.integers(len(runs.final), size=num_generated)
     # Half of them late, as they are when all went well.
-    share = rng.random(_NUM_GENERATED_IN_BATCH) * rng.choice([0.0, _EARLIEST_SHARE], _NUM_GENERATED_IN_BATCH)
+    share = rng.random(num_generated) * rng.choice([0.0, _EARLIEST_SHARE], num_generated)
     known = runs.estimates[generated, (share * runs.estimates.shape[1]).astype(int)]
     sent = np.concatenate([latents[rendered], known])
     final = np.concatenate([latents[rendered], runs.final[generated]])
-    lowest, highest = np.full(_BATCH_SIZE, _FINEST), np.full(_BATCH_SIZE, _COARSEST)
+    lowest, highest = np.full(batch_size, _FINEST), np.full(batch_size, _COARSEST)
     if cycle == 1:
-        lowest[:_NUM_COARSE_IN_FINE_BATCH] = highest[_NUM_COARSE_IN_FINE_BATCH:] = _FINE
+        lowest[:num_coarse] = highest[num_coarse:] = _FINE
     level = 10.0 ** rng.uniform(np.log10(lowest), np.log10(highest))
     held = spectrum.coded(sent, level, rng)
     error = np.mean((held - final) ** 2, axis=(1, 2, 3))
@@ -188,7 +190,7 @@ def _render_latents(
 
 
 def _generate(
-    model: DiffusersModel, count: int, path: Path, seed: int, progress: StageProgress
+    model: DiffusersModel, count: int, path: Path, seed: int, at_once: int, progress: StageProgress
 ) -> EarlyEstimates:
     """Generate pictures of new scenes' captions, and keep the estimates of every step; resumable."""
     children = np.random.SeedSequence(seed).spawn(count)
@@ -198,7 +200,7 @@ def _generate(
         with np.load(path) as kept:
             final, estimates = list(kept["final"][:count]), list(kept["estimates"][:count])
     while len(final) < count:
-        some = children[len(final) : len(final) + _GENERATED_AT_ONCE]
+        some = children[len(final) : len(final) + at_once]
         rngs = [np.random.default_rng(child) for child in some]
         captions = [full_caption(sample_scene(rng), rng) for rng in rngs]
         steps = list(model.steps(captions, [int(rng.integers(1 << 62)) for rng in rngs]))

@@ -20,9 +20,6 @@ __all__ = ["WEIGHTS_FILE", "DeviceDecoder", "load_device_decoder", "save_device_
 WEIGHTS_FILE = "device_decoder.safetensors"
 
 _LATENT_CHANNELS = 4
-# Channels at 16 x 16, 32 x 32 and 64 x 64, with so many residual blocks each: as much as 3 ms allow.
-_WIDTHS = (64, 32, 16)
-_NUM_BLOCKS = (2, 1, 1)
 
 
 class _Block(nn.Module):
@@ -36,16 +33,23 @@ class _Block(nn.Module):
 
 
 class DeviceDecoder(nn.Module):
-    """Float (batch, 4, H, W) latents of unit variance to float (batch, 3, 8 H, 8 W) pictures in 0..1."""
+    """Float (batch, 4, H, W) latents of unit variance to float (batch, 3, 8 H, 8 W) pictures in 0..1.
 
-    def __init__(self) -> None:
+    Args:
+        widths: channels at the latent's size, twice and four times it.
+        num_blocks: residual blocks at each.
+    """
+
+    def __init__(
+        self, widths: tuple[int, ...] = (64, 32, 16), num_blocks: tuple[int, ...] = (2, 1, 1)
+    ) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(_LATENT_CHANNELS, _WIDTHS[0], 3, padding=1), nn.ReLU()]
-        for level, (width, num_blocks) in enumerate(zip(_WIDTHS, _NUM_BLOCKS, strict=True)):
+        layers: list[nn.Module] = [nn.Conv2d(_LATENT_CHANNELS, widths[0], 3, padding=1), nn.ReLU()]
+        for level, (width, count) in enumerate(zip(widths, num_blocks, strict=True)):
             if level > 0:
-                layers += [nn.Conv2d(_WIDTHS[level - 1], width, 1), nn.Upsample(scale_factor=2.0)]
-            layers += [_Block(width) for _ in range(num_blocks)]
-        last = nn.Conv2d(_WIDTHS[-1], 3 * 4, 3, padding=1)
+                layers += [nn.Conv2d(widths[level - 1], width, 1), nn.Upsample(scale_factor=2.0)]
+            layers += [_Block(width) for _ in range(count)]
+        last = nn.Conv2d(widths[-1], 3 * 4, 3, padding=1)
         # Training starts from grey.
         last.bias = nn.Parameter(torch.full((3 * 4,), 0.5))
         self.layers = nn.Sequential(*layers, last, nn.PixelShuffle(2))
@@ -77,12 +81,26 @@ def load_device_decoder(folder: Path) -> DeviceDecoder:
     Raises:
         ModelError: If the file is missing or is of another network.
     """
-    decoder = DeviceDecoder()
     try:
-        decoder.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        tensors = load_file(folder / WEIGHTS_FILE)
+        decoder = DeviceDecoder(*_sizes(tensors))
+        decoder.load_state_dict(tensors)
     except Exception as error:  # whatever the libraries raise becomes our one error
         raise ModelError(
             f"cannot read the device decoder {folder / WEIGHTS_FILE}: {' '.join(str(error).split())[:200]}; "
             f"train it with: latentcast model train scenes --only device-decoder --out {folder}"
         ) from error
     return decoder.eval()
+
+
+def _sizes(tensors: dict[str, torch.Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Widths and numbers of blocks of the network that has these weights."""
+    widths, num_blocks = [tensors["layers.0.weight"].shape[0]], [0]
+    last = max(int(name.split(".")[1]) for name in tensors)
+    for number in range(1, last):
+        if f"layers.{number}.first.weight" in tensors:
+            num_blocks[-1] += 1
+        elif f"layers.{number}.weight" in tensors:
+            widths.append(tensors[f"layers.{number}.weight"].shape[0])
+            num_blocks.append(0)
+    return tuple(widths), tuple(num_blocks)

@@ -1,12 +1,17 @@
-"""How much of everything the training of the embedded model makes, and from which seeds."""
+"""How much of everything the training of the embedded model makes, from which seeds, and on which machine."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
+from latentcast.diffusion.scenes.composition import ALL_LOOKS, HELD_OUT_LOOKS
 from latentcast.errors import ParameterError
 
-__all__ = ["StageSeeds", "TrainingPlan"]
+__all__ = ["CPU_PLAN", "GPU_PLAN", "StageSeeds", "TrainingPlan", "plan_for"]
+
+_PICTURE_SIZES = (128, 256)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,35 +32,129 @@ class StageSeeds:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """How much of everything; the defaults made the shipped model.
+    """How much of everything.
 
     Args:
+        picture_size: pixels along each side, 128 or 256; the latent has an eighth of it.
         num_pictures: rendered for training; as many again are their mirror images.
         num_held_out: rendered for measuring.
-        autoencoder_updates: of eight 64 x 64 crops.
-        denoiser_updates: of 64 latents.
-        decoder_updates: of four whole pictures.
-        judge_updates: of 64 pictures.
-        num_judged: generated pictures per number of objects that the model card's scores rest on.
+        held_out_looks: compositions of colour and shape, as in "green sphere", that the denoiser never sees.
+        autoencoder_widths: channels of the autoencoder at each resolution.
+        autoencoder_updates: of `autoencoder_batch` crops, half the picture wide.
+        autoencoder_batch: crops in an update; half as many whole pictures at the end and for the decoder.
+        denoiser_widths: channels of the UNet at each resolution.
+        denoiser_updates: of `denoiser_batch` latents.
+        denoiser_batch: latents in an update.
+        decoder_updates: of the autoencoder's decoder alone.
+        judge_pictures: of the training pictures, those that the judge learns from.
+        judge_updates: of `judge_batch` pictures.
+        judge_batch: pictures in an update.
+        num_judged: generated pictures for each number of objects, of seen and held-out compositions each.
+        num_at_once: pictures generated together.
+        device_widths: channels of the device's decoder at each resolution, coarsest first.
+        device_blocks: its residual blocks at each.
         device_pictures: of the training pictures, those that the device's decoder learns from.
         device_generated: generated pictures that it learns from.
-        device_updates: of eight pictures.
+        device_updates: of `device_batch` pictures.
+        device_batch: pictures in an update.
         seeds: of the stages' random choices.
+
+    Raises:
+        ParameterError: if a number is below 1, or a size or composition is unknown.
     """
 
+    picture_size: int = 128
     num_pictures: int = 16000
     num_held_out: int = 600
+    held_out_looks: tuple[str, ...] = HELD_OUT_LOOKS
+    autoencoder_widths: tuple[int, ...] = (16, 32, 64, 96)
     autoencoder_updates: int = 6500
+    autoencoder_batch: int = 8
+    denoiser_widths: tuple[int, ...] = (96, 144)
     denoiser_updates: int = 3000
+    denoiser_batch: int = 64
     decoder_updates: int = 1500
-    judge_updates: int = 2500
+    judge_pictures: int = 6000
+    judge_updates: int = 2000
+    judge_batch: int = 32
     num_judged: int = 100
+    num_at_once: int = 20
+    device_widths: tuple[int, ...] = (64, 32, 16)
+    device_blocks: tuple[int, ...] = (2, 1, 1)
     device_pictures: int = 2000
     device_generated: int = 24
     device_updates: int = 8000
+    device_batch: int = 8
     seeds: StageSeeds = StageSeeds()
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if isinstance(value, int) and value < 1:
                 raise ParameterError(f"{name} is {value}; it must be at least 1")
+        if self.picture_size not in _PICTURE_SIZES:
+            raise ParameterError(f"picture_size is {self.picture_size}; it must be 128 or 256")
+        if unknown := set(self.held_out_looks) - set(ALL_LOOKS):
+            raise ParameterError(
+                f"held_out_looks has {sorted(unknown)}; they must be as {ALL_LOOKS[0]!r} is written"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainingPlan:
+        """What `to_dict` wrote.
+
+        Example:
+            >>> TrainingPlan.from_dict(GPU_PLAN.to_dict()) == GPU_PLAN
+            True
+        """
+        listed: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        listed["seeds"] = StageSeeds(**values["seeds"])
+        return cls(**listed)
+
+
+CPU_PLAN = TrainingPlan()
+"""About two hours on two cores with bfloat16 products."""
+
+GPU_PLAN = TrainingPlan(
+    picture_size=256,
+    num_pictures=20000,
+    num_held_out=300,
+    autoencoder_widths=(32, 64, 96, 96),
+    autoencoder_updates=4000,
+    autoencoder_batch=64,
+    denoiser_widths=(96, 160, 160),
+    denoiser_updates=5000,
+    denoiser_batch=256,
+    decoder_updates=1000,
+    judge_updates=2000,
+    judge_batch=128,
+    num_at_once=100,
+    device_pictures=6000,
+    device_generated=100,
+    device_updates=8000,
+    device_batch=32,
+)
+"""For one GPU of the Hopper class with 16 CPU cores: 38 MB of weights, meant to take less than 13 minutes."""
+
+
+def plan_for(device: str, picture_size: int | None = None) -> TrainingPlan:
+    """The plan that makes the most of a device.
+
+    Args:
+        device: "cpu" or "cuda".
+        picture_size: another one than the plan's own.
+
+    Raises:
+        ParameterError: if there are no pictures of this size.
+
+    Example:
+        >>> plan_for("cuda", 128).denoiser_batch
+        256
+    """
+    plan = GPU_PLAN if device.startswith("cuda") else CPU_PLAN
+    return plan if picture_size is None else replace(plan, picture_size=picture_size)

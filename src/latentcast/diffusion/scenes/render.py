@@ -13,7 +13,7 @@ from numba import njit
 
 from latentcast.diffusion.scenes.scene import COLOURS, FLOORS, SHAPES, Scene
 
-__all__ = ["IMAGE_SIZE", "render", "visible_shares"]
+__all__ = ["IMAGE_SIZE", "object_map", "render", "visible_shares"]
 
 IMAGE_SIZE = 128
 _SUBSAMPLES = 3  # per axis; each takes one stratified ray to the light's disc
@@ -59,18 +59,34 @@ def _pack(scene: Scene) -> tuple[Float, Float, Float]:
     return objects, environment, camera
 
 
-def render(scene: Scene, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+def render(scene: Scene, rng: np.random.Generator, size: int = IMAGE_SIZE) -> npt.NDArray[np.uint8]:
     """Draw a scene.
 
     Args:
         scene: what to draw.
         rng: places the shadow rays; two draws of one scene differ by a little noise in its penumbras.
+        size: pixels along each side.
 
     Returns:
-        uint8 (IMAGE_SIZE, IMAGE_SIZE, 3), sRGB.
+        uint8 (size, size, 3), sRGB.
     """
-    image: npt.NDArray[np.uint8] = _render(*_pack(scene), int(rng.integers(1 << 31)), IMAGE_SIZE, _SUBSAMPLES)
+    image: npt.NDArray[np.uint8] = _render(*_pack(scene), int(rng.integers(1 << 31)), size, _SUBSAMPLES)
     return image
+
+
+def object_map(scene: Scene, size: int) -> npt.NDArray[np.int8]:
+    """Say which object the camera sees in the middle of each of size x size cells of the picture.
+
+    Args:
+        scene: what is looked at.
+        size: cells along each side.
+
+    Returns:
+        int8 (size, size), an index into `scene.objects`, or -1 where there is floor or sky.
+    """
+    objects, _, camera = _pack(scene)
+    seen: npt.NDArray[np.int8] = _seen(objects, camera, size)
+    return seen
 
 
 def visible_shares(scene: Scene) -> list[float]:
@@ -284,6 +300,18 @@ def _render(objects, env, camera, seed, size, sub):
                 value = 1.055 * value ** (1.0 / 2.4) - 0.055 if value > 0.0031308 else 12.92 * value
                 image[row, column, c] = int(min(max(255.0 * value + 0.5, 0.0), 255.0))
     return image
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def _seen(objects, camera, size):
+    which = np.empty((size, size), np.int8)
+    for row in range(size):
+        for column in range(size):
+            u = (2.0 * (column + 0.5) - size) / size
+            v = (size - 2.0 * (row + 0.5)) / size
+            dx, dy, dz = _ray(camera, u, v)
+            which[row, column] = _nearest(objects, 0.0, camera[0], -camera[1], dx, dy, dz)[1]
+    return which
 
 
 @njit(cache=True, fastmath=True, nogil=True)

@@ -1,0 +1,195 @@
+"""The stage of training that judges a model and writes its card; it can also be run alone on a folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import AutoencoderKL
+
+from latentcast.diffusion.loading import require_device
+from latentcast.diffusion.pipeline import load_pipeline
+from latentcast.diffusion.scenes.agreement import Similarity
+from latentcast.diffusion.scenes.autoencoder import encode_pictures
+from latentcast.diffusion.scenes.captions import describe
+from latentcast.diffusion.scenes.card import GUIDANCE_SCALE, Findings, Judged, psnr_db, write_card
+from latentcast.diffusion.scenes.composition import has_any
+from latentcast.diffusion.scenes.dataset import draw_scenes, render_pictures, sample_scene
+from latentcast.diffusion.scenes.frechet import frechet_distance
+from latentcast.diffusion.scenes.judge import train_judge
+from latentcast.diffusion.scenes.pixels import to_pictures
+from latentcast.diffusion.scenes.plan import TrainingPlan
+from latentcast.diffusion.scenes.sampling import draw_prompts, generate
+from latentcast.diffusion.scenes.scene import Scene
+from latentcast.diffusion.scenes.verdict import judge_pictures, judge_scenes
+from latentcast.errors import ModelError, PausedError
+
+__all__ = ["NUM_STEPS", "RECORD_FILE", "judge_model", "recorded_plan"]
+
+RECORD_FILE = "training.json"
+"""The plan that a folder's weights were trained by, and what the judge found."""
+
+NUM_STEPS = 50
+"""Of denoising, in the pictures that are judged."""
+
+Pictures = npt.NDArray[np.uint8]
+
+
+def recorded_plan(folder: Path) -> TrainingPlan:
+    """The plan that a trained model's folder says it was made by.
+
+    Raises:
+        ModelError: if it does not say.
+    """
+    file = folder / RECORD_FILE
+    try:
+        return TrainingPlan.from_dict(json.loads(file.read_text())["plan"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"cannot read how the model was trained from {file}: {error}") from error
+
+
+def judge_model(
+    out: Path,
+    *,
+    device: str,
+    similarity: Similarity,
+    progress: Callable[[str, int, int, str], None],
+    work: Path | None = None,
+    plan: TrainingPlan | None = None,
+    anew: bool = False,
+    stop_at: float | None = None,
+) -> Findings:
+    """Train a judge, let it judge pictures of a trained model's folder, and write the card there.
+
+    Args:
+        out: folder of the embedded model.
+        device: "cpu" or "cuda".
+        similarity: SSIM, for the autoencoder.
+        progress: called with (stage, done, total, text).
+        work: folder for renders, checkpoints and generated pictures; `out` with ".work" appended where None.
+        plan: what the model was trained by; None for the one that is recorded in its folder, with as much
+            judging as is usual for the device.
+        anew: whether the weights are new, so that what an older card says of them is left out.
+        stop_at: time.monotonic() at which to pause.
+
+    Returns:
+        What the card says, in numbers.
+
+    Raises:
+        ModelError: if the folder holds no pipeline, or does not say how it was trained.
+        PausedError: when the time is over; the next call goes on.
+    """
+    require_device(device)
+    plan = plan or recorded_plan(out)
+    work = work or out.with_name(out.name + ".work")
+    model = load_pipeline(out, device)
+    work.mkdir(parents=True, exist_ok=True)
+    seeds = plan.seeds
+
+    def stage(name: str) -> Callable[[int, int, str], None]:
+        return lambda done, total, text: progress(name, done, total, text)
+
+    def rendered(scenes: list[Scene], name: str, seed: int) -> Pictures:
+        def told(done: int, total: int) -> None:
+            progress("render", done, total, "")
+            if stop_at is not None and time.monotonic() >= stop_at:
+                raise PausedError(f"{done} of {total} renders are made; the same command goes on from there")
+
+        if (work / "pictures.npy").exists() and name == "judge-pictures.npy":
+            return np.load(work / "pictures.npy", mmap_mode="r")[: len(scenes)]
+        return render_pictures(scenes, work / name, seed, told, plan.picture_size)
+
+    scenes = draw_scenes(min(plan.judge_pictures, plan.num_pictures), seeds.scenes, work / "scenes.pickle")
+    judge = train_judge(
+        rendered(scenes, "judge-pictures.npy", seeds.shadows),
+        scenes,
+        work,
+        seed=seeds.judge,
+        num_updates=plan.judge_updates,
+        batch_size=plan.judge_batch,
+        device=device,
+        progress=stage("judge"),
+        stop_at=stop_at,
+    )
+    held_out_scenes = draw_scenes(plan.num_held_out, seeds.held_out_scenes)
+    held_out = rendered(held_out_scenes, "held-out.npy", seeds.held_out_shadows)
+    rng = np.random.default_rng(seeds.held_out_scenes)
+    ceiling = judge_scenes(
+        judge_pictures(judge, held_out, device=device).found,
+        held_out_scenes,
+        [describe(scene, rng) for scene in held_out_scenes],
+    )
+
+    judged: dict[str, Judged] = {}
+    sheet, sentences = None, []
+    for name, new in (("seen", False), ("held-out", True)):
+        if new and not plan.held_out_looks:
+            continue
+        prompts = draw_prompts(plan.num_judged, seeds.samples, held_out_looks=plan.held_out_looks, new=new)
+        pictures = generate(
+            model.pipe,
+            prompts,
+            work / f"samples-{name}.npy",
+            guidance_scale=GUIDANCE_SCALE,
+            at_once=plan.num_at_once,
+            num_steps=NUM_STEPS,
+            progress=stage("samples"),
+            stop_at=stop_at,
+        )
+        wanted = [prompt.scene for prompt in prompts]
+        looked = judge_pictures(judge, pictures, device=device)
+        true, other = (
+            judge_pictures(judge, some, device=device).features
+            for some in (
+                rendered(wanted, f"samples-{name}-true.npy", seeds.held_out_shadows),
+                rendered(_others(plan, new), f"samples-{name}-other.npy", seeds.held_out_shadows),
+            )
+        )
+        judged[name] = Judged(
+            scores=judge_scenes(looked.found, wanted, [prompt.words for prompt in prompts]),
+            distance=frechet_distance(looked.features, other),
+            floor=frechet_distance(true, other),
+        )
+        if sheet is None:
+            sheet, sentences = pictures, [prompt.words.text for prompt in prompts]
+    assert sheet is not None
+    decoded = _reconstructed(model.pipe.vae, held_out, device)
+    findings = Findings(
+        autoencoder_psnr_db=psnr_db(held_out, decoded),
+        autoencoder_ssim=float(np.mean(similarity(np.asarray(held_out), decoded))),
+        ceiling=ceiling,
+        judged=judged,
+        plan=plan,
+    )
+    curves = sorted(work.glob("*-loss.png"), key=lambda file: file.stat().st_mtime)
+    write_card(out, findings, sheet, sentences, curves, anew=anew)
+    record = {"plan": plan.to_dict(), "findings": findings.to_dict()}
+    partial = out / f".{RECORD_FILE}.part"
+    partial.write_text(json.dumps(record, indent=1) + "\n")
+    partial.replace(out / RECORD_FILE)
+    return findings
+
+
+def _others(plan: TrainingPlan, new: bool) -> list[Scene]:
+    """As many scenes of the same kind as are judged, but other ones."""
+    children = np.random.SeedSequence([plan.seeds.held_out_scenes, int(new)]).spawn(3 * plan.num_judged)
+    return [
+        sample_scene(
+            np.random.default_rng(child),
+            num_objects=1 + i % 3,
+            wanted=lambda scene: has_any(scene, plan.held_out_looks) == new,
+        )
+        for i, child in enumerate(children)
+    ]
+
+
+@torch.no_grad()
+def _reconstructed(autoencoder: AutoencoderKL, pictures: Pictures, device: str) -> Pictures:
+    latents = torch.from_numpy(encode_pictures(autoencoder, pictures, device=device)).to(device)
+    parts = [autoencoder.decode(latents[i : i + 50]).sample for i in range(0, len(latents), 50)]
+    return to_pictures(torch.cat(parts))
