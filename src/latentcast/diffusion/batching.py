@@ -80,7 +80,7 @@ class BatchedDenoiser:
     """Denoises runs at different steps together, with classifier-free guidance in the same call.
 
     It is for one thread at a time; the model itself stays usable. On a CPU, a twin of the network that needs
-    less arithmetic takes its place (`quick_network`), and each of torch's threads takes a part of the batch:
+    less arithmetic takes its place (`twin`), and each of torch's threads takes a part of the batch:
     that leaves no core waiting, as sharing out every operation does.
 
     Args:
@@ -293,7 +293,7 @@ def _network_for_cpu(unet: Any, latent_shape: LatentShape) -> Any:
     if unet.dtype == torch.float32:
         # Whatever goes wrong there, the network itself does as well, only slower.
         with contextlib.suppress(Exception):
-            from latentcast.diffusion.quick_network import quick_twin
+            from latentcast.diffusion.twin import quick_twin
 
             twin = quick_twin(unet)
             generator = torch.Generator().manual_seed(0)

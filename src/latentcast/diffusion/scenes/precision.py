@@ -13,8 +13,7 @@ __all__ = ["autocast", "compiled", "has_fast_bfloat16"]
 def has_fast_bfloat16(device: str) -> bool:
     """Whether products of bfloat16 matrices are faster than of float32 ones.
 
-    A CPU needs instructions for them (AMX, or AVX-512 with BF16); without, every product is computed from
-    widened numbers, and training takes about twice the time.
+    A CPU needs instructions for them (AMX, or AVX-512 with BF16); without, every number is widened first.
 
     Args:
         device: "cpu" or "cuda".

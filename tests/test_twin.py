@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from latentcast.diffusion.batching import BatchedDenoiser
 from latentcast.diffusion.pipeline import load_pipeline
-from latentcast.diffusion.quick_network import quick_twin
-from latentcast.diffusion.winograd import from_tiles, group_scales, to_tiles, transformed_weights
+from latentcast.diffusion.twin import quick_twin
+from latentcast.diffusion.twin.winograd import from_tiles, group_scales, to_tiles, transformed_weights
 
 EPS = float(np.finfo(np.float32).eps)
 # The transforms' largest row sums, 10 for B, 19 for A and 1/2 for G, multiply rounding errors from two sides,
@@ -89,7 +89,7 @@ def test_without_a_twin_the_network_itself_denoises(
     quick = BatchedDenoiser(model)
     assert quick._network is not model.pipe.unet
     with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "latentcast.diffusion.quick_network", None)
+        patch.setitem(sys.modules, "latentcast.diffusion.twin", None)
         plain = BatchedDenoiser(model)
     assert plain._network is model.pipe.unet
     steps = [denoiser.advance([denoiser.start("a", 0, 3)])[0] for denoiser in (quick, plain)]

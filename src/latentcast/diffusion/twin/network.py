@@ -17,8 +17,8 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 from torch.nn import functional as F
 
-from latentcast.diffusion.lanes import LANES
-from latentcast.diffusion.winograd import (
+from latentcast.diffusion.twin.lanes import LANES
+from latentcast.diffusion.twin.winograd import (
     TILE,
     from_tiles,
     group_scales,

@@ -22,7 +22,7 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from latentcast.diffusion.lanes import LANES, Lanes, silu
+from latentcast.diffusion.twin.lanes import LANES, Lanes, silu
 
 __all__ = ["TILE", "from_tiles", "group_scales", "to_tiles", "transformed_weights"]
 
