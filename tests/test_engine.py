@@ -200,8 +200,9 @@ def test_nobody_starves_where_more_came_than_fit(engine: Engine, denoiser: Count
     patient.wait_for(lambda: len(patient.steps) == 4)
     assert max(map(len, denoiser.batches)) == MAX_BATCH
     turns = [number for number, batch in enumerate(denoiser.batches) if "patient" in batch]
-    # Four in fair turns; passed over at most twice as long, and not while it was not there yet.
-    assert max(np.diff(turns)) <= 2 * 4 + 1
+    # Four calls make a fair turn. Passed over for twice as long, it comes next but for the others of whom the
+    # same is true, and who are more urgent: two batches.
+    assert max(np.diff(turns)) <= 2 * 4 + 2 + 1
     assert all(listener.steps for listener in urgent)
 
 

@@ -83,8 +83,8 @@ class RateEstimator:
         >>> for number in range(1, 21):  # 500 bytes every tenth of a second
         ...     estimator.sent(500, now=0.1 * (number - 1))
         ...     _ = estimator.acknowledged(500 * number, clock_us=100_000 * number, now=0.1 * number)
-        >>> round(estimator.rate(now=2.0))
-        5000
+        >>> round(estimator.rate(now=2.0), -1)
+        5000.0
         >>> estimator.in_flight
         0
     """
