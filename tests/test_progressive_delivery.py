@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from latentcast.codec.calibration import Calibration
 from latentcast.codec.progressive import Refined
-from latentcast.delivery.progressive import ProgressiveReceiver, ProgressiveSender
+from latentcast.delivery.progressive import HeldState, ProgressiveReceiver, ProgressiveSender
 from latentcast.diffusion.gaussian import GaussianSource
 from latentcast.diffusion.source import LatentShape, Step
 from latentcast.errors import PacketError
@@ -142,3 +142,44 @@ def test_the_limit_is_three_decibels_away(snr_db: float, deadline_slots: int) ->
         errors.append(np.mean((receiver.coefficients - final) ** 2, dtype=np.float64))
     # An episode's distance deviates by 0.3 dB, by what its last slots happen to carry.
     assert 10 * np.log10(np.mean(errors) / limit.mean()) < 3.0 + 2.0 * 0.3 / np.sqrt(4)
+
+
+def test_an_early_estimate_is_coded_no_finer_than_its_own_error_is_worth() -> None:
+    setting = scenario(24.0)
+    source = GaussianSource(SHAPE, setting.path)
+    policy = ProgressivePolicy(setting)
+    sender = ProgressiveSender(setting, policy, SHAPE, uplink_slots=1)
+    steps = {step.index: step for step in source.steps([""], [0])}
+    plenty = 64.0 * setting.latent_size
+    for index in (40, 20, 5):
+        sender.offer(steps[index])
+        mmse = float(policy.calibration.mmse[index])
+        for _ in range(4):
+            packet = sender.poll(setting.deadline_slots - 1, plenty)
+            if packet is None:
+                break
+            # A hundredth of its error takes 0.5 log2(V / 0.01 mmse) bits at most, and V is 1 or less.
+            assert 8 * len(packet) < setting.latent_size * (2.0 + 0.5 * np.log2(100.0 / mmse))
+            sender.delivered()
+        # Nothing more comes of this estimate, and what the device lacks of it is hidden: some 0.1 dB.
+        assert packet is None
+        assert sender.expected_mse < 1.03 * mmse
+    sender.offer(steps[0])
+    assert sender.poll(setting.deadline_slots - 1, plenty) is not None  # x_0 itself as finely as may be
+    sender.delivered()
+    assert sender.expected_mse < 1e-8
+
+
+@pytest.mark.parametrize(("lack", "sends"), [(0.005, False), (0.1, True)])
+def test_what_the_estimates_error_hides_is_not_sent(lack: float, sends: bool) -> None:
+    setting = scenario(24.0)
+    source = GaussianSource(SHAPE, setting.path)
+    policy = ProgressivePolicy(setting)
+    sender = ProgressiveSender(setting, policy, SHAPE, uplink_slots=1)
+    step = next(step for step in source.steps([""], [0]) if step.index == 20)
+    sender.offer(step)
+    deviation = np.sqrt(lack * policy.calibration.mmse[20])
+    noise = np.random.default_rng(0).standard_normal(setting.latent_size).astype(np.float32)
+    held = policy.calibration.target(step)[0] + np.float32(deviation) * noise
+    sender.go_on_from(HeldState(coefficients=held, next_start=0, step=21))
+    assert (sender.poll(setting.deadline_slots - 1, 64.0 * setting.latent_size) is not None) is sends
