@@ -10,7 +10,7 @@ from typing import Any
 from latentcast.cli import console
 from latentcast.cli.packages import needs
 from latentcast.diffusion.device_decoder import device_decoder_place
-from latentcast.diffusion.loading import EMBEDDED
+from latentcast.diffusion.loading import EMBEDDED, quiet_logs
 from latentcast.diffusion.pipeline import load_pipeline
 from latentcast.errors import ModelError, ParameterError
 from latentcast.study.metrics.ssim import ssim
@@ -65,7 +65,7 @@ def run_model_train(
         raise ParameterError("--picture-size is that of a new model; the one in --out has its own")
     stop_at = None if minutes is None else time.monotonic() + 60.0 * minutes
     OutputFolder(out)
-    with needs("training needs", "models"):
+    with needs("training needs", "models"), quiet_logs():
         from latentcast.diffusion.scenes.device_training import train_device_decoder
         from latentcast.diffusion.scenes.judging import judge_model
         from latentcast.diffusion.scenes.plan import plan_for

@@ -50,7 +50,11 @@ def recorded_plan(folder: Path) -> TrainingPlan:
     try:
         return TrainingPlan.from_dict(json.loads(file.read_text())["plan"])
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"cannot read how the model was trained from {file}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(
+            f"cannot read how the model was trained from {file}: {reason}; "
+            "name a folder that `latentcast model train scenes` wrote"
+        ) from error
 
 
 def judge_model(

@@ -114,7 +114,8 @@ class _QuickBlock(nn.Module):
     def forward(self, maps: torch.Tensor, embedding: torch.Tensor | None, *_: Any, **__: Any) -> torch.Tensor:
         block = self.block
         if not _in_tiles(maps):
-            return block(maps, embedding)  # type: ignore[no-any-return]
+            plain: torch.Tensor = block(maps, embedding)
+            return plain
         inner = block.conv1.bias.expand(len(maps), -1)
         if block.time_emb_proj is not None and embedding is not None:
             if not block.skip_time_act:
@@ -137,7 +138,8 @@ class _QuickConvolution(nn.Module):
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         convolution = self.convolution
         if not _in_tiles(maps):
-            return convolution(maps)  # type: ignore[no-any-return]
+            plain: torch.Tensor = convolution(maps)
+            return plain
         assert convolution.bias is not None
         return _convolved(maps, None, self._transformed, convolution.bias.expand(len(maps), -1))
 
