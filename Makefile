@@ -23,6 +23,7 @@ test-browser: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest --hypothesis-profile explore $$(grep -l "import given" tests/test_*.py)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

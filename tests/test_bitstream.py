@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import latentcast.codec
 from latentcast.codec.bands import Bands
 from latentcast.codec.packet import pack
-from latentcast.codec.progressive import apply_packet, make_packet, step_size
+from latentcast.codec.progressive import MAX_INNOVATION, apply_packet, make_packet, step_size
 from latentcast.codec.refinement import encode_refinement
 from latentcast.diffusion.path import NoisePath
 from latentcast.errors import PacketError
@@ -179,7 +179,8 @@ def test_the_document_describes_the_packets(
 ) -> None:
     rng = np.random.default_rng(size + max_bytes)
     values = rng.laplace(size=size) ** (3 if laplacian else 1)
-    target = np.asarray(values * 10.0**exponent * 2.0 ** -(np.arange(size) // 64 % 20), np.float32)
+    values = values * 10.0**exponent * 2.0 ** -(np.arange(size) // 64 % 20)
+    target = np.asarray(np.clip(values, -MAX_INNOVATION / 2, MAX_INNOVATION / 2), np.float32)
     held = rng.standard_normal(size).astype(np.float32)
     made = make_packet(target, held, max_bytes=max_bytes, horizon_bits=9 * max_bytes, start=size // 3)
     if made is None:
