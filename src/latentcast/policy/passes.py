@@ -27,7 +27,7 @@ def best_lengths(floors: Any, left: Any, errors: Any, first_slot: Any) -> Any:
     """
     slots, num_errors = floors.size, errors.size
     logs = np.log(errors)
-    first, spacing = logs[0], (logs[-1] - logs[0]) / (num_errors - 1)
+    first, per_log = logs[0], (num_errors - 1) / (logs[-1] - logs[0])
     sums = np.zeros(slots + 1)
     for slot in range(slots):
         sums[slot + 1] = sums[slot] + floors[slot]
@@ -35,24 +35,28 @@ def best_lengths(floors: Any, left: Any, errors: Any, first_slot: Any) -> Any:
     value = np.empty((slots + 2, num_errors))
     value[slots + 1] = logs
     best = np.zeros((slots, num_errors), np.int64)
+    log_after = np.empty(num_errors)
     for slot in range(slots, 0, -1):
-        value[slot] = value[slot + 1]
+        now, lengths = value[slot], best[slot - 1]
+        now[:] = value[slot + 1]
         if slot < first_slot:
             continue
         for length in range(1, min(left.size, slots - slot + 1) + 1):
             mean = (sums[slot - 1 + length] - sums[slot - 1]) / length
             later = value[slot + length]
-            for i in range(num_errors):
-                if errors[i] <= mean:
-                    continue
-                if mean > 0.0:
-                    log_after = np.log(mean + (errors[i] - mean) * left[length - 1])
-                else:
-                    log_after = logs[i] + log_left[length - 1]
-                place = min(max((log_after - first) / spacing, 0.0), num_errors - 1.0)
+            above = np.searchsorted(errors, mean, side="right")
+            # In a loop of its own, which the compiler can make eight at once.
+            if mean > 0.0:
+                for i in range(above, num_errors):
+                    log_after[i] = np.log(mean + (errors[i] - mean) * left[length - 1])
+            else:
+                for i in range(above, num_errors):
+                    log_after[i] = logs[i] + log_left[length - 1]
+            for i in range(above, num_errors):
+                place = min(max((log_after[i] - first) * per_log, 0.0), num_errors - 1.0)
                 whole = min(int(place), num_errors - 2)
                 final = later[whole] + (place - whole) * (later[whole + 1] - later[whole])
-                if final < value[slot, i] - 1e-12:
-                    value[slot, i] = final
-                    best[slot - 1, i] = length
+                if final < now[i] - 1e-12:
+                    now[i] = final
+                    lengths[i] = length
     return best

@@ -34,7 +34,7 @@ FloatArray: TypeAlias = NDArray[np.float64]
 IntArray: TypeAlias = NDArray[np.int16]
 
 MAX_PASS_SLOTS = 128
-_ERRORS = np.geomspace(1e-14, 4.0, 400)
+_ERRORS = np.geomspace(1e-14, 4.0, 160)
 _LOG_ERRORS = np.log(_ERRORS)
 # A packet's header, and what its flags and the cut symbol at its end cost, in bits.
 _PACKET_BITS = 40.0
