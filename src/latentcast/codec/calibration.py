@@ -256,9 +256,11 @@ class Calibration:
             )
         bands = Bands(shape)
         weights = self._per_coefficient[step.index]
-        target: NDArray[np.float32] = weights[:, 1] * bands.forward(step.sample)
-        if np.any(weights[:, 0]):
-            target += weights[:, 0] * bands.forward(step.clean_estimate)
+        if not weights[:, 0].any():
+            final: NDArray[np.float32] = weights[:, 1] * bands.forward(step.sample)
+            return final
+        estimate, sample = bands.forward(np.stack([step.clean_estimate, step.sample]))
+        target: NDArray[np.float32] = weights[:, 1] * sample + weights[:, 0] * estimate
         return target
 
     def to_dict(self) -> dict[str, Any]:

@@ -105,10 +105,12 @@ class BatchedDenoiser:
         _require_plain_pipeline(model)
         self._model = model
         self._unet = model.pipe.unet
+        # Both are looked for through all modules when they are asked for.
+        self._device, self._dtype = self._unet.device, self._unet.dtype
         self._network: Any = self._unet
         self._helpers: ThreadPoolExecutor | None = None
         self._num_parts = 1
-        if self._unet.device.type == "cpu":
+        if self._device.type == "cpu":
             self._network = _network_for_cpu(self._unet, self.latent_shape)
             self._num_parts = torch.get_num_threads()
         if self._num_parts > 1:
@@ -147,10 +149,10 @@ class BatchedDenoiser:
         noise = shared_noise(seed, self.latent_shape)[None]
         try:
             with torch.inference_mode():
-                run._text, empty = self._encode(caption)
+                run._text, empty = self._encoded(caption)
                 if self._guided and self._empty_text is None:
                     self._empty_text = empty
-                run._sample = torch.from_numpy(noise.copy()).to(self._unet.device, self._unet.dtype)
+                run._sample = torch.from_numpy(noise.copy()).to(self._device, self._dtype)
         except Exception as error:  # whatever the libraries raise becomes our one error
             raise self._failure(error) from error
         # On the CPU whatever the device is, so that every device draws the same noise.
@@ -197,7 +199,7 @@ class BatchedDenoiser:
     def _advance(self, runs: Sequence[Run]) -> tuple[Any, Any]:
         import torch
 
-        device, dtype = self._unet.device, self._unet.dtype
+        device, dtype = self._device, self._dtype
         schedules = [self._schedule(run.num_steps) for run in runs]
         training_steps = torch.tensor(
             [int(schedule.training_steps[run.index]) for schedule, run in zip(schedules, runs, strict=True)],
@@ -241,11 +243,19 @@ class BatchedDenoiser:
         futures = [self._helpers.submit(_call, self._network, *piece) for piece in pieces]
         return torch.cat([future.result() for future in futures])
 
-    def _encode(self, caption: str) -> tuple[Any, Any]:
+    def _encoded(self, caption: str) -> tuple[Any, Any]:
         """The caption's embedding, and that of no caption where guidance still lacks it."""
-        with quiet_logs():  # text encoders would write two lines for each prompt that they cut short
+        if self._helpers is None:
+            return self._encode(caption)
+        return self._helpers.submit(self._encode, caption).result()
+
+    def _encode(self, caption: str) -> tuple[Any, Any]:
+        import torch
+
+        # Text encoders would write two lines for each prompt that they cut short.
+        with torch.inference_mode(), quiet_logs():
             text, empty = self._model.pipe.encode_prompt(
-                caption, self._unet.device, 1, self._guided and self._empty_text is None
+                caption, self._device, 1, self._guided and self._empty_text is None
             )
         return text, empty
 
