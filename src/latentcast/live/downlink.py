@@ -142,7 +142,7 @@ class Downlink:
         self._position = self._arrived = self._connection_bytes = 0
         # Packet, fragment with its bit 7, and where it ended, of what is under way.
         self._messages: deque[tuple[int, int, int]] = deque()
-        # The step and the time of the last packet after which nothing was left to send, or of a refusal.
+        # A step for which nothing was left to send, or nothing worth it, and until when that holds.
         self._sated: tuple[int, float] | None = None
         self._piece = PIECE_BYTES
         # When something may be worth sending although nothing happened.
@@ -184,6 +184,8 @@ class Downlink:
         while self._messages and self._messages[0][2] <= named[0]:
             self._messages.popleft()
         self._arrived += self._estimator.acknowledged(named[0] % 2**32, ack.clock_us, now)
+        if self._sated is None or now >= self._sated[1]:
+            self._again = now  # there is room
         while self._packets and self._packets[0].end <= self._arrived:
             sent = self._packets.popleft()
             self._stream.acknowledged(sent.packet)
@@ -220,6 +222,7 @@ class Downlink:
     def messages(self, now: float) -> list[bytes]:
         """REFINEMENT messages for which there is room now."""
         messages: list[bytes] = []
+        self._again = None
         while True:
             if not self._fragments and not self._next_packet(now):
                 return messages
@@ -240,16 +243,13 @@ class Downlink:
         return self._again
 
     def _next_packet(self, now: float) -> bool:
-        self._again = None
         step = self._stream.step
         self._pace.note(step, now)
         if step >= self._stream.num_steps:
             return False
-        if self._sated is not None and self._sated[0] == step:
-            again = self._sated[1] + self._slot / 2
-            if now < again:
-                self._again = again
-                return False
+        if self._sated is not None and self._sated[0] == step and now < self._sated[1]:
+            self._again = self._sated[1]
+            return False
         self._sated = None
         if step == 0 and self._stream.predicted_mse <= ENOUGH_MSE:
             return False
@@ -260,8 +260,8 @@ class Downlink:
         # A packet shorter than it might be holds all that is worth sending.
         short = data is None or len(data) < 0.9 * chance.max_bytes
         if short:
-            self._sated = (step, now)
-            self._again = now + self._slot / 2
+            self._again = now + max(self._slot, self._pace.patience(now))
+            self._sated = (step, self._again)
         if data is None:
             return False
         piece = min(max(self._piece, math.ceil(len(data) / MAX_FRAGMENTS)), FRAGMENT_BYTES)

@@ -8,7 +8,7 @@ newest replaces those that nobody has looked at; a device that reads slowly hold
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import math
 import time
 from collections.abc import Callable
 
@@ -26,8 +26,11 @@ __all__ = ["HostedSession"]
 SEND_SECONDS = 10.0
 # WebSocket close codes of a device that is done, or leaves the page.
 _GOODBYE = (1000, 1001)
-# A session is looked at so often, whatever it says.
-_IDLE_SECONDS = 1.0
+# A session is looked at so often, whatever it says; more often while its device is away.
+_IDLE_SECONDS = 5.0
+_AWAY_SECONDS = 1.0
+# Loops count in milliseconds, and some ring a little early: for nothing, and again and again.
+_LATE_SECONDS = 1e-3
 # Denoising goes on for so long without the device, to have something for it when it is back at once.
 _PAUSE_SECONDS = 2.0
 
@@ -68,6 +71,8 @@ class HostedSession:
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
+        # When the task that serves the device looks next; it is at it where that is infinite.
+        self._awake_at = math.inf
         self._ticket: Ticket | None = None
         self._newest: Step | None = None
         self._offered: Step | None = None
@@ -104,7 +109,9 @@ class HostedSession:
                 if isinstance(message, Ack):
                     self._recording.acknowledged(now, message.received_bytes)
                 self._stop_if_unwanted()
-                self._changed.set()
+                again = self.session.next_poll(now)
+                if again is None or again < self._awake_at:
+                    self._changed.set()
         except TransportClosed as closed:
             # Who says goodbye does not come back; whose connection breaks may.
             if self._transport is transport and closed.code in _GOODBYE:
@@ -162,10 +169,15 @@ class HostedSession:
                 if self._transport is not None and self.session.is_silent(now):
                     self._close_soon(self._transport, 1001, "nothing has been heard of the device")
                     self._let_go(self._transport)
-                with contextlib.suppress(TimeoutError):
-                    # Nothing to wait for: the last words have come up since.
-                    seconds = 0.0 if again is None else min(max(again - now, 0.0), _IDLE_SECONDS)
-                    await asyncio.wait_for(self._changed.wait(), seconds)
+                idle = _IDLE_SECONDS if self._left_at is None else _AWAY_SECONDS
+                # Nothing to wait for: the last words have come up since.
+                seconds = 0.0 if again is None else min(max(again - now, 0.0) + _LATE_SECONDS, idle)
+                # asyncio.wait_for would make a task each time.
+                alarm = self._loop.call_later(seconds, self._changed.set)
+                self._awake_at = now + seconds
+                await self._changed.wait()
+                self._awake_at = math.inf
+                alarm.cancel()
         except Exception as error:  # a mistake of ours must not look like a quiet end
             self.failure = error if isinstance(error, LatentcastError) else LatentcastError(repr(error))
         finally:
@@ -182,7 +194,8 @@ class HostedSession:
             if transport is None:
                 return
             try:
-                await asyncio.wait_for(transport.send(message), SEND_SECONDS)
+                async with asyncio.timeout(SEND_SECONDS):
+                    await transport.send(message)
             except TransportClosed:
                 self._let_go(transport)
             except TimeoutError:

@@ -46,6 +46,10 @@ class StepPace:
         """Seconds until x_0 is due, less than 0 if it is late or there."""
         return self._until(self._step, now)
 
+    def patience(self, now: float) -> float:
+        """Seconds after which the next step is not to be waited for: twice what it takes, or what it took."""
+        return max(2.0 * self.next_in(now), now - self._at) if self._step > 0 else 0.0
+
     def _until(self, steps: int, now: float) -> float:
         if self._first is None or self._step == 0:
             return -1.0
