@@ -26,6 +26,8 @@ EXACT_LAGS = 16
 _UPLINK = 2
 # What a packet's header and its cut end cost, in bits; as in the policy.
 _PACKET_BITS = 40.0
+# By how many of the planned rates an estimate may be off before another one is taken.
+_STICKY = 0.8
 # Bits per number that leave less than anyone may want.
 _WHOLE_BITS = 16.0
 # Of what slots to come are estimated to carry, a pass counts on so much: a pass that ends a little early is
@@ -66,6 +68,7 @@ class LivePlan:
         self._step = calibration.num_steps
         self._mean_bits: float | None = None
         self._packet_bits = 0.0
+        self._index = -1
 
     def observe(self, *, step: int, mean_bits: float | None, packet_bits: float) -> None:
         """Note how things stand before the sender is asked.
@@ -94,14 +97,20 @@ class LivePlan:
         steps_left = math.ceil(self._step / self.steps_per_slot)
         # Slots in which x_0 is there; how many more than are left does not matter once it is.
         lag = _nearest(left - steps_left) if steps_left > 0 else _above(left)
-        index = round(RATES_PER_OCTAVE * math.log2(max(self._mean_bits, 1.0)))
-        policy = _policy(self.calibration, self.steps_per_slot, self._latent_size, lag, index)
+        policy = _policy(self.calibration, self.steps_per_slot, self._latent_size, lag, self._rate_index())
         num_slots = math.ceil(self.calibration.num_steps / self.steps_per_slot)
         begin = (
             num_slots - steps_left + 1 + _UPLINK if steps_left > 0 else num_slots + lag + _UPLINK - left + 1
         )
         length = policy.last_slot(slot=begin, error=error, uplink_slots=_UPLINK) - begin + 1
         return slot - 1 + min(length, left)
+
+    def _rate_index(self) -> int:
+        """Which of the planned rates is near; the last one as long as it is, so that few are planned."""
+        exact = RATES_PER_OCTAVE * math.log2(max(self._mean_bits or 0.0, 1.0))
+        if abs(exact - self._index) > _STICKY:
+            self._index = round(exact)
+        return self._index
 
     def horizon_bits(self, *, slot: int, last_slot: int, rate_bits: float) -> float:
         """Net bits from now to the end of a pass, at least those of the packet to be made.
@@ -127,23 +136,31 @@ def _above(lag: int) -> int:
     return lag if lag <= EXACT_LAGS else math.ceil(2.0 ** (math.ceil(4.0 * math.log2(lag)) / 4.0))
 
 
-# A table of 60 slots takes 50 KB and some milliseconds; a busy server asks for some hundred different ones.
-@lru_cache(maxsize=1024)
-def _policy(
-    calibration: Calibration, steps_per_slot: int, latent_size: int, lag: int, rate_index: int
-) -> ProgressivePolicy:
-    """The policy for slots of so many steps, the last `lag` of which have x_0."""
+@lru_cache(maxsize=64)
+def _coarse(calibration: Calibration, steps_per_slot: int) -> Calibration:
+    """The calibration of every so many steps."""
     steps = np.append(np.arange(0, calibration.num_steps, steps_per_slot), calibration.num_steps)
-    coarse = Calibration(
+    return Calibration(
         weights=calibration.weights[steps],
         mmse=calibration.mmse[steps],
         alpha_bar=calibration.alpha_bar[steps],
         latent_shape=calibration.latent_shape,
     )
-    scenario = Scenario.for_latent(
-        latent_size,
-        snr_db=0.0,
-        num_steps=coarse.num_steps,
-        deadline_slots=max(coarse.num_steps + lag + _UPLINK, 3),
-    )
+
+
+@lru_cache(maxsize=1024)
+def _scenario(latent_size: int, num_steps: int, lag: int) -> Scenario:
+    """A request whose x_0 is there in the last `lag` slots."""
+    slots = max(num_steps + lag + _UPLINK, 3)
+    return Scenario.for_latent(latent_size, snr_db=0.0, num_steps=num_steps, deadline_slots=slots)
+
+
+# A table of 60 slots takes 50 KB and a millisecond; a busy server asks for some hundred different ones.
+@lru_cache(maxsize=1024)
+def _policy(
+    calibration: Calibration, steps_per_slot: int, latent_size: int, lag: int, rate_index: int
+) -> ProgressivePolicy:
+    """The policy for slots of so many steps, the last `lag` of which have x_0."""
+    coarse = _coarse(calibration, steps_per_slot)
+    scenario = _scenario(latent_size, coarse.num_steps, lag)
     return ProgressivePolicy(scenario, coarse, mean_rate_bits=2.0 ** (rate_index / RATES_PER_OCTAVE))

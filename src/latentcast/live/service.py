@@ -113,7 +113,7 @@ class LiveService:
         self._engine = await asyncio.to_thread(
             Engine, self._denoiser, max_requests=2 * self.config.max_sessions, on_call=self.metrics.call
         )
-        await asyncio.to_thread(rehearse, self.served, min(STEP_COUNTS))
+        await asyncio.to_thread(self._rehearse)
         log_event(
             "ready",
             model=self.model.name,
@@ -297,6 +297,12 @@ class LiveService:
         connected = sum(hosted.session.connected for hosted in self._sessions.values())
         self.metrics.sessions.labels("connected").set(connected)
         self.metrics.sessions.labels("waiting").set(len(self._sessions) - connected)
+
+    def _rehearse(self) -> None:
+        """Do once what the first request of a kind would wait for, and everybody's steps with it."""
+        self.model.read_prompt("")
+        for num_steps in STEP_COUNTS:
+            rehearse(self.served, num_steps)
 
     def _emulated(self, link: dict[str, Any], seed: int, slot_seconds: float) -> RateSchedule:
         unknown = set(link) - {"kind", "snr_db", "seed"}
