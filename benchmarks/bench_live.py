@@ -52,8 +52,9 @@ class Usage:
         """As they are now."""
         seconds = {}
         for task in Path(f"/proc/{process}/task").iterdir():
-            fields = (task / "stat").read_text().rsplit(")", 1)[1].split()
-            seconds[int(task.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that just ended
+                fields = (task / "stat").read_text().rsplit(")", 1)[1].split()
+                seconds[int(task.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         status = Path(f"/proc/{process}/status").read_text()
         memory = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
         return cls(seconds, memory / 1024)
