@@ -62,7 +62,7 @@ LATENT_SHAPE = (4, 16, 16)
 NUM_STEPS = 50
 SLOT_MS = 30.0
 # Lengths of the messages beside the prompt, where none came.
-REQUEST_BYTES, READY_BYTES = 190, 300
+REQUEST_BYTES, READY_BYTES = 120, 160
 # Latents for --large: white Gaussian, of Stable Diffusion's size.
 LARGE_SHAPE = (4, 64, 64)
 MAX_PROMPTS = 20

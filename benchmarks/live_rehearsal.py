@@ -104,8 +104,8 @@ class Rehearsal:
         elif isinstance(message, Request):
             self._server = ServerSession(
                 request=message,
-                session="rehearsal-000000",
-                key="rehearsal-0000000000000000000000",
+                session="rehearse",
+                key="rehearsed-000000",
                 model=self._model,
                 slot_seconds=self._step_seconds,
                 num_steps=self._trajectory.num_steps,

@@ -226,11 +226,7 @@ def test_whoever_has_had_enough_says_so() -> None:
             latent_shape=(4, 8, 8),
             num_steps=50,
             slot_ms=100.0,
-            deadline_slots=500,
-            deadline_ms=request.deadline_ms,
             model="m",
-            seed=0,
-            caption="",
         )
         await connection.send(encode(ready))
         heard.extend([decode(cast("bytes", data), sender="device") async for data in connection])

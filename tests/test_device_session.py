@@ -56,11 +56,7 @@ def ready(**changes: object) -> Ready:
         "latent_shape": SHAPE,
         "num_steps": 12,
         "slot_ms": 100.0,
-        "deadline_slots": 19,
-        "deadline_ms": 2000.0,
         "model": "m",
-        "seed": 5,
-        "caption": "x",
     }
     return Ready(**{**values, **changes})  # type: ignore[arg-type]
 

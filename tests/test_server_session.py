@@ -84,7 +84,14 @@ def test_ready_says_what_was_agreed() -> None:
     (ready,) = polled(fresh(rtt_ms=100.0), 100.0)
     assert isinstance(ready, Ready)
     assert (ready.codec, ready.latent_shape, ready.num_steps) == ("progressive/1", SHAPE, STEPS)
-    assert (ready.deadline_slots, ready.slot_ms, ready.seed, ready.caption) == (19, 100.0, 5, "x")
+    assert ready.slot_ms == 100.0
+
+
+@pytest.mark.parametrize(("asked", "said"), [(5, None), (None, 5)])
+def test_ready_says_only_what_the_device_does_not_know(asked: int | None, said: int | None) -> None:
+    (ready,) = polled(fresh(seed=asked), 100.0)
+    assert isinstance(ready, Ready)
+    assert (ready.seed, ready.caption) == (said, None)
 
 
 def test_nothing_is_sent_before_the_first_step_and_nothing_more_before_its_acknowledgement() -> None:

@@ -63,6 +63,7 @@ class Delivery:
     """What a device got.
 
     Attributes:
+        deadline_ms: As requested.
         ready: What the server answered to the request.
         latent: Held at the deadline, float32 (channels, height, width).
         picture: Of it, uint8 (height, width, 3).
@@ -76,6 +77,7 @@ class Delivery:
         summary: The server's, None if the connection was lost before it came.
     """
 
+    deadline_ms: float
     ready: Ready
     latent: FloatArray = field(repr=False)
     picture: npt.NDArray[np.uint8] = field(repr=False)
@@ -94,8 +96,9 @@ class Delivery:
 
     def to_dict(self) -> dict[str, Any]:
         """The delivery in plain values that serialise to JSON, without arrays and the session's key."""
+        request = self.ready.model_dump(mode="json", exclude={"key"})
         return {
-            "request": self.ready.model_dump(mode="json", exclude={"key"}),
+            "request": request | {"deadline_ms": self.deadline_ms},
             "packets": self.packets,
             "bytes": self.bytes,
             "rtt_ms": None if self.rtt_seconds is None else 1e3 * self.rtt_seconds,
@@ -239,6 +242,7 @@ async def request_picture(
         raise LiveError("the session ended without an answer")
     pictures = await asyncio.to_thread(decoder.decode, latent[None])
     return Delivery(
+        deadline_ms=deadline_ms,
         ready=device.ready,
         latent=latent,
         picture=pictures[0],

@@ -392,7 +392,13 @@ class DeviceSession:
                 f"{MAX_LATENT_SIZE} numbers by {', '.join(self._request.codecs)}",
             )
             return
-        self.ready = ready
+        asked = self._request
+        self.ready = ready.model_copy(
+            update={
+                "seed": asked.seed if ready.seed is None else ready.seed,
+                "caption": asked.prompt if ready.caption is None else ready.caption,
+            }
+        )
         self._holder = empty_holder(ready.codec, ready.latent_shape)
         self._phase = _Phase.RUNNING
 

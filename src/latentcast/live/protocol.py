@@ -170,11 +170,9 @@ class Ready(_Body):
         latent_shape: (channels, height, width).
         num_steps: T, denoising steps.
         slot_ms: Time of one step, as the server expects it.
-        deadline_slots: T_d, slots until the deadline.
-        deadline_ms: As requested.
         model: What generates.
-        seed: As requested, or the server's choice.
-        caption: The prompt as the model reads it.
+        seed: The server's choice, None where the device made it.
+        caption: The prompt as the model reads it, None where that is how it was written.
         notes: Remarks for the user on how the prompt was read.
     """
 
@@ -185,11 +183,9 @@ class Ready(_Body):
     latent_shape: _Shape
     num_steps: Annotated[int, Field(ge=1, le=1000)]
     slot_ms: Annotated[float, Field(gt=0, le=600_000)]
-    deadline_slots: Annotated[int, Field(ge=0, le=1_000_000)]
-    deadline_ms: Annotated[float, Field(gt=0, le=600_000)]
     model: Annotated[str, _text(512)]
-    seed: _Seed
-    caption: Annotated[str, _text(4000)]
+    seed: _Seed | None = None
+    caption: Annotated[str, _text(4000)] | None = None
     notes: Annotated[tuple[Annotated[str, _text(1000)], ...], Field(max_length=16)] = ()
 
 
@@ -366,7 +362,8 @@ def encode(message: Message) -> bytes:
     number = _TYPE_OF[type(message)]
     try:
         if isinstance(message, _Body):
-            body = message.model_dump_json().encode()
+            # On a slow link every key costs; what is as it is by default goes without saying.
+            body = message.model_dump_json(exclude_defaults=True).encode()
         elif isinstance(message, Refinement):
             _check_refinement(message)
             flags = message.fragment | (_LAST if message.last else 0)

@@ -207,12 +207,10 @@ class ServerSession:
                 codec=self.codec,
                 latent_shape=model.latent_shape,
                 num_steps=num_steps,
-                slot_ms=slot_seconds * 1e3,
-                deadline_slots=self._deadline_slots,
-                deadline_ms=request.deadline_ms,
+                slot_ms=float(f"{slot_seconds * 1e3:.4g}"),
                 model=model.name,
-                seed=seed if seed is not None else request.seed or 0,
-                caption=(request.prompt if caption is None else caption)[:4000],
+                seed=seed if request.seed is None else None,
+                caption=None if caption in (None, request.prompt) else caption[:4000],
                 notes=tuple(note[:1000] for note in notes[:16]),
             )
         )

@@ -135,7 +135,11 @@ export class LiveRequest {
 
   react(message) {
     if (message.type === Type.PONG) this.pongs.get(message.nonce)?.();
-    if (message.type === Type.READY) this.events.onReady?.(message);
+    if (message.type === Type.READY) {
+      const { prompt, seed } = this.fields; // Said only where it is another.
+      const { notes = [] } = message;
+      this.events.onReady?.({ ...message, notes, caption: message.caption ?? prompt, seed: message.seed ?? seed });
+    }
     if (message.type === Type.REFINEMENT && !this.device.frozen) {
       this.events.onRefinement?.(this.elapsedMs, message.data.length);
     }

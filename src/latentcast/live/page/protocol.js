@@ -48,7 +48,9 @@ export function message(type, body = new Uint8Array()) {
   return bytes;
 }
 
-const jsonMessage = (type, value) => message(type, new TextEncoder().encode(JSON.stringify(value)));
+/** A message with a JSON body; null is what is meant where a key is left out. */
+const jsonMessage = (type, value) =>
+  message(type, new TextEncoder().encode(JSON.stringify(value, (_, item) => item ?? undefined)));
 
 /** A message of whole numbers: [bytes, value] each, little-endian. */
 function numbersMessage(type, ...fields) {
