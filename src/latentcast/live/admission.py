@@ -8,6 +8,7 @@ is refused, with a reason and the time after which there will be room.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -139,13 +140,17 @@ def _seconds_until_room(
 ) -> float:
     """The first time somebody has finished and there is room for as few steps as this."""
     finishes = finish_seconds([work.steps for work in under_way], slot_seconds)
-    for later in sorted(finishes):
+    times = sorted(finishes)
+
+    def has_room(later: float) -> bool:
         # Who goes on has done a part of the steps that is the larger, the nearer its own end is.
         rest = [
             Work(steps=max(round(work.steps * (1.0 - later / finish)), 1), deadline=work.deadline)
             for work, finish in zip(under_way, finishes, strict=True)
             if finish > later
         ]
-        if _fits(num_steps, seconds_left, rest, slot_seconds, now + later):
-            return min(later, _LONGEST_RETRY_SECONDS)
-    return min(max(finishes, default=0.0), _LONGEST_RETRY_SECONDS)
+        return _fits(num_steps, seconds_left, rest, slot_seconds, now + later)
+
+    # A refusal must not cost much, and there is the more room the more have finished.
+    first = bisect_left(times, True, key=has_room)
+    return min(times[first] if first < len(times) else max(times, default=0.0), _LONGEST_RETRY_SECONDS)
