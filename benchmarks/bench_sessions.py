@@ -21,7 +21,8 @@ from latentcast.diffusion.pipeline import DiffusersModel, load_pipeline
 from latentcast.diffusion.source import Step, Trajectory, shared_noise
 from latentcast.live.device_session import DeviceSession
 from latentcast.live.link.schedule import RateSchedule
-from latentcast.live.server_session import ServedModel, ServerSession
+from latentcast.live.served_model import ServedModel
+from latentcast.live.server_session import ServerSession
 
 NUM_STEPS = 50
 DEADLINE_STEPS = 60

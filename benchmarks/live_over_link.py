@@ -50,8 +50,9 @@ from latentcast.live.device_session import DeviceSession
 from latentcast.live.link.emulate import EmulatedLink, emulate, may_use_namespaces
 from latentcast.live.link.schedule import RateSchedule
 from latentcast.live.link.shaper import HEADER_BYTES, TokenBucket
-from latentcast.live.protocol import FINAL, PROGRESSIVE, encode
-from latentcast.live.server_session import ServedModel
+from latentcast.live.messages import FINAL, PROGRESSIVE
+from latentcast.live.protocol import encode
+from latentcast.live.served_model import ServedModel
 from live_figure import draw
 from live_prediction import Pace, arrived_bits, could_carry_one, predicted_mse
 from live_rehearsal import Rehearsal

@@ -13,8 +13,10 @@ from latentcast.diffusion.source import Trajectory
 from latentcast.live.device_session import DeviceSession
 from latentcast.live.link.schedule import RateSchedule
 from latentcast.live.link.shaper import HEADER_BYTES, LinkCounters, TokenBucket
-from latentcast.live.protocol import Ping, Pong, Request, decode, encode
-from latentcast.live.server_session import ServedModel, ServerSession
+from latentcast.live.messages import Ping, Pong, Request
+from latentcast.live.protocol import decode, encode
+from latentcast.live.served_model import ServedModel
+from latentcast.live.server_session import ServerSession
 
 # Frames of WebSocket messages of less than 126 bytes and of more; a device's have a mask, too.
 FRAME_BYTES, LONG_FRAME_BYTES, MASK_BYTES = 2, 4, 4

@@ -17,8 +17,9 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from latentcast.live.comparison import Decoder, Recording, comparison_route
+from latentcast.live.messages import Message, Ping, Pong
 from latentcast.live.page_files import page_routes
-from latentcast.live.protocol import Message, Ping, Pong, decode, encode
+from latentcast.live.protocol import decode, encode
 
 LATENT_SHAPE = (4, 8, 8)
 

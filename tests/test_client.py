@@ -26,7 +26,8 @@ from latentcast.live.access import Access
 from latentcast.live.client import Delivery, base_url, request_picture, request_picture_sync
 from latentcast.live.decoder import DeviceDecoder, fetch_decoder
 from latentcast.live.device_session import DeviceSession, RefusalError
-from latentcast.live.protocol import Cancel, Failure, Ping, Pong, Ready, Request, decode, encode
+from latentcast.live.messages import Cancel, Failure, Ping, Pong, Ready, Request
+from latentcast.live.protocol import decode, encode
 from latentcast.live.server import ServeConfig
 from live_server import PATIENCE_SECONDS, MadeUpModel, RunningServer, made_up_server
 

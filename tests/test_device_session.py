@@ -11,7 +11,7 @@ import pytest
 from latentcast.errors import ParameterError
 from latentcast.live.device_session import MAX_GAPS, SUMMARY_SECONDS, DeviceSession
 from latentcast.live.holders import held_crc
-from latentcast.live.protocol import (
+from latentcast.live.messages import (
     DEADLINE,
     FINAL,
     GAP,
@@ -29,9 +29,8 @@ from latentcast.live.protocol import (
     Reset,
     Resume,
     Summary,
-    decode,
-    encode,
 )
+from latentcast.live.protocol import decode, encode
 from latentcast.live.streams import Chance, ProgressiveStream
 from virtual_session import gaussian_model, gaussian_steps
 

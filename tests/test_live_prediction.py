@@ -6,7 +6,7 @@ import numpy as np
 
 from latentcast.delivery.deliver import deliver
 from latentcast.live.device_session import DeviceSession
-from latentcast.live.protocol import FINAL, PROGRESSIVE
+from latentcast.live.messages import FINAL, PROGRESSIVE
 from latentcast.policy.progressive import ProgressivePolicy
 from latentcast.scenario import Scenario
 from virtual_link import VirtualLink

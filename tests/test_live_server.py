@@ -24,18 +24,8 @@ from latentcast.live.access import Access, read_tokens
 from latentcast.live.device_session import DeviceSession
 from latentcast.live.link.schedule import RateSchedule
 from latentcast.live.listening import Address
-from latentcast.live.protocol import (
-    Cancel,
-    Failure,
-    Message,
-    Ping,
-    Pong,
-    Ready,
-    Request,
-    Resume,
-    decode,
-    encode,
-)
+from latentcast.live.messages import Cancel, Failure, Message, Ping, Pong, Ready, Request, Resume
+from latentcast.live.protocol import decode, encode
 from latentcast.live.server import ServeConfig
 from live_server import (
     PATIENCE_SECONDS,

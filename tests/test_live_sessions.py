@@ -10,17 +10,8 @@ import numpy as np
 import pytest
 
 from latentcast.live.device_session import DeviceSession
-from latentcast.live.protocol import (
-    FINAL,
-    OVERHEAD_BYTES,
-    PROGRESSIVE,
-    Ack,
-    Ping,
-    Refinement,
-    Reset,
-    decode,
-    encode,
-)
+from latentcast.live.messages import FINAL, PROGRESSIVE, Ack, Ping, Refinement, Reset
+from latentcast.live.protocol import OVERHEAD_BYTES, decode, encode
 from latentcast.live.server_session import ServerSession
 from latentcast.live.streams import MAX_KEPT
 from virtual_link import VirtualLink

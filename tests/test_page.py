@@ -14,7 +14,7 @@ from latentcast.codec.bands import Bands
 from latentcast.codec.progressive import apply_packet
 from latentcast.diffusion.source import FloatArray, Step
 from latentcast.live.comparison import Recording
-from latentcast.live.protocol import Ack, Cancel, Failure, Held, Refinement, Request, Reset, Resume, Summary
+from latentcast.live.messages import Ack, Cancel, Failure, Held, Refinement, Request, Reset, Resume, Summary
 from scripted_server import LATENT_SHAPE, Peer, Script, ScriptedServer, serving
 from test_page_device import HELD, PACKETS, crc, ready, whole
 

@@ -11,7 +11,7 @@ from playwright.sync_api import Page
 
 from chromium import run, text_of
 from latentcast.codec.progressive import apply_packet, make_packet
-from latentcast.live.protocol import (
+from latentcast.live.messages import (
     DEADLINE,
     GAP,
     NO_PACKET,
@@ -25,9 +25,8 @@ from latentcast.live.protocol import (
     Request,
     Reset,
     Resume,
-    decode,
-    encode,
 )
+from latentcast.live.protocol import decode, encode
 from test_protocol import EXAMPLES
 
 pytestmark = pytest.mark.browser

@@ -20,7 +20,8 @@ from latentcast.codec.bands import Bands
 from latentcast.codec.progressive import apply_packet
 from latentcast.diffusion.device_decoder import device_decoder_file
 from latentcast.diffusion.source import FloatArray
-from latentcast.live.protocol import NO_PACKET, Held, Ready, Refinement, Request, Summary, decode
+from latentcast.live.messages import NO_PACKET, Held, Ready, Refinement, Request, Summary
+from latentcast.live.protocol import decode
 from latentcast.live.server import ServeConfig, make_app
 from scripted_server import serving
 from test_page import finished, shown, start, until

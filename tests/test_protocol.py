@@ -11,12 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentcast.errors import LatentcastError, ProtocolError
-from latentcast.live.protocol import (
+from latentcast.live.messages import (
     DEADLINE,
-    DEVICE_MESSAGE_BYTES,
     GAP,
-    OVERHEAD_BYTES,
-    SERVER_MESSAGE_BYTES,
     Ack,
     Cancel,
     Failure,
@@ -29,8 +26,13 @@ from latentcast.live.protocol import (
     Request,
     Reset,
     Resume,
-    Sender,
     Summary,
+)
+from latentcast.live.protocol import (
+    DEVICE_MESSAGE_BYTES,
+    OVERHEAD_BYTES,
+    SERVER_MESSAGE_BYTES,
+    Sender,
     decode,
     encode,
     failure_of,

@@ -7,7 +7,7 @@ import pytest
 
 from latentcast.errors import ParameterError, ProtocolError
 from latentcast.live.holders import held_crc
-from latentcast.live.protocol import (
+from latentcast.live.messages import (
     DEADLINE,
     GAP,
     NO_PACKET,
@@ -24,16 +24,10 @@ from latentcast.live.protocol import (
     Reset,
     Resume,
     Summary,
-    decode,
-    encode,
 )
-from latentcast.live.server_session import (
-    ABSENCE_SECONDS,
-    GRACE_SECONDS,
-    MAX_CONTROLS,
-    ServerSession,
-    choose_codec,
-)
+from latentcast.live.protocol import decode, encode
+from latentcast.live.served_model import choose_codec
+from latentcast.live.server_session import ABSENCE_SECONDS, GRACE_SECONDS, MAX_CONTROLS, ServerSession
 from virtual_session import gaussian_model, gaussian_steps
 
 SHAPE = (4, 8, 8)

@@ -17,8 +17,10 @@ from latentcast.diffusion.path import NoisePath
 from latentcast.diffusion.source import LatentShape, Step, Trajectory
 from latentcast.errors import ProtocolError
 from latentcast.live.device_session import DeviceSession
-from latentcast.live.protocol import Cancel, Ping, Pong, Request, Resume, decode, encode, failure_of
-from latentcast.live.server_session import ServedModel, ServerSession
+from latentcast.live.messages import Cancel, Ping, Pong, Request, Resume
+from latentcast.live.protocol import decode, encode, failure_of
+from latentcast.live.served_model import ServedModel
+from latentcast.live.server_session import ServerSession
 from virtual_link import VirtualLink
 
 _CALIBRATIONS: dict[int, Calibration] = {}

@@ -55,7 +55,7 @@ def run_device_command(options: DeviceOptions, *, as_json: bool) -> None:
         import_module("websockets")  # before anything is asked for
         from latentcast.live.client import base_url, request_picture_sync
         from latentcast.live.decoder import ServerDecoder
-        from latentcast.live.protocol import CODECS
+        from latentcast.live.messages import CODECS
     if options.codec not in CODECS:
         raise ParameterError(f"codec is {options.codec!r}; choose {' or '.join(CODECS)}")
     folder = OutputFolder(options.out)

@@ -22,7 +22,7 @@ from latentcast.diffusion.source import FloatArray
 from latentcast.errors import LiveError, ParameterError, ProtocolError
 from latentcast.live.decoder import DeviceDecoder, ServerDecoder
 from latentcast.live.device_session import Arrival, DeviceSession
-from latentcast.live.protocol import PROGRESSIVE, Ready, Summary
+from latentcast.live.messages import PROGRESSIVE, Ready, Summary
 from latentcast.live.transport import TransportClosed
 from latentcast.live.websocket_device import WebSocketDevice
 

@@ -15,7 +15,7 @@ from enum import Enum, auto
 from latentcast.diffusion.source import FloatArray, LatentShape
 from latentcast.errors import LiveError, PacketError, ParameterError, ProtocolError
 from latentcast.live.holders import Holder, empty_holder, held_crc
-from latentcast.live.protocol import (
+from latentcast.live.messages import (
     CODECS,
     DEADLINE,
     FRAGMENT_BYTES,
@@ -36,9 +36,8 @@ from latentcast.live.protocol import (
     Reset,
     Resume,
     Summary,
-    decode,
-    encode,
 )
+from latentcast.live.protocol import decode, encode
 
 __all__ = ["MAX_GAPS", "MAX_LATENT_SIZE", "SUMMARY_SECONDS", "Arrival", "DeviceSession", "RefusalError"]
 

@@ -16,15 +16,9 @@ from dataclasses import dataclass
 
 from latentcast.errors import ProtocolError
 from latentcast.link.latency import latency_quantile
+from latentcast.live.messages import FRAGMENT_BYTES, MAX_FRAGMENTS, Ack, Refinement
 from latentcast.live.pace import StepPace
-from latentcast.live.protocol import (
-    FRAGMENT_BYTES,
-    MAX_FRAGMENTS,
-    OVERHEAD_BYTES,
-    Ack,
-    Refinement,
-    encode,
-)
+from latentcast.live.protocol import OVERHEAD_BYTES, encode
 from latentcast.live.rate import RateEstimator
 from latentcast.live.streams import Chance, Stream
 

@@ -12,7 +12,7 @@ from latentcast.codec.quantizer import LOSSLESS_BITS
 from latentcast.delivery.progressive import ProgressiveReceiver
 from latentcast.diffusion.source import FloatArray, LatentShape
 from latentcast.errors import PacketError, ParameterError
-from latentcast.live.protocol import CODECS, FINAL, PROGRESSIVE
+from latentcast.live.messages import CODECS, FINAL, PROGRESSIVE
 
 __all__ = ["FinalHolder", "Holder", "ProgressiveHolder", "empty_holder", "held_crc"]
 

@@ -16,7 +16,8 @@ from latentcast.diffusion.source import Step
 from latentcast.errors import LatentcastError, ProtocolError
 from latentcast.live.comparison import Recording
 from latentcast.live.engine import Engine, Ticket
-from latentcast.live.protocol import Ack, Cancel, Resume, decode
+from latentcast.live.messages import Ack, Cancel, Resume
+from latentcast.live.protocol import decode
 from latentcast.live.server_session import ServerSession
 from latentcast.live.transport import Transport, TransportClosed
 

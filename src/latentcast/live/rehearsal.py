@@ -6,8 +6,10 @@ import numpy as np
 
 from latentcast.diffusion.source import Step
 from latentcast.live.device_session import DeviceSession
-from latentcast.live.protocol import Ping, Pong, Request, decode, encode
-from latentcast.live.server_session import ServedModel, ServerSession
+from latentcast.live.messages import Ping, Pong, Request
+from latentcast.live.protocol import decode, encode
+from latentcast.live.served_model import ServedModel
+from latentcast.live.server_session import ServerSession
 
 __all__ = ["rehearse"]
 

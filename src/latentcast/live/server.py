@@ -24,9 +24,10 @@ from latentcast.live.admission import STEP_COUNTS, RefusedError
 from latentcast.live.comparison import comparison_route
 from latentcast.live.hosted import HostedSession
 from latentcast.live.images import images_route
+from latentcast.live.messages import CODECS, VERSION, Failure, Ping, Pong, Request, Resume
 from latentcast.live.metrics import CONTENT_TYPE
 from latentcast.live.page_files import page_routes
-from latentcast.live.protocol import CODECS, VERSION, Failure, Ping, Pong, Request, Resume, decode, encode
+from latentcast.live.protocol import decode, encode
 from latentcast.live.service import LiveService, ServeConfig
 from latentcast.live.transport import TransportClosed
 from latentcast.live.websocket_transport import WebSocketTransport

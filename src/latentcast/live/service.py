@@ -30,10 +30,11 @@ from latentcast.live.event_log import log_event
 from latentcast.live.hosted import HostedSession
 from latentcast.live.link.schedule import RateSchedule
 from latentcast.live.link.shaper import TokenBucket
+from latentcast.live.messages import Request, Resume
 from latentcast.live.metrics import Metrics
-from latentcast.live.protocol import Request, Resume
 from latentcast.live.rehearsal import rehearse
-from latentcast.live.server_session import ServedModel, ServerSession
+from latentcast.live.served_model import ServedModel
+from latentcast.live.server_session import ServerSession
 from latentcast.live.shaped_transport import ShapedTransport
 from latentcast.live.transport import Transport
 

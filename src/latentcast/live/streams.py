@@ -24,8 +24,8 @@ from latentcast.diffusion.path import NoisePath
 from latentcast.diffusion.source import FloatArray, LatentShape, Step
 from latentcast.errors import PacketError
 from latentcast.live.holders import held_crc
+from latentcast.live.messages import FINAL, MAX_PACKETS, NO_PACKET, PROGRESSIVE
 from latentcast.live.plan import LivePlan
-from latentcast.live.protocol import FINAL, MAX_PACKETS, NO_PACKET, PROGRESSIVE
 from latentcast.scenario import Scenario
 
 __all__ = ["MAX_KEPT", "Chance", "FinalStream", "ProgressiveStream", "Stream"]
