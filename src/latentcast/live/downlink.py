@@ -254,7 +254,7 @@ class Downlink:
         # A packet shorter than it might be holds all that is worth sending.
         short = data is None or len(data) < 0.9 * chance.max_bytes
         if short:
-            self._again = now + max(self._slot, self._pace.patience(now))
+            self._again = now + (max(self._slot, self._pace.patience(now)) if step > 0 else self._slot / 2)
             self._sated = (step, self._again)
         if data is None:
             return False
@@ -287,9 +287,10 @@ class Downlink:
         is_last = is_extra or rate * planned <= LAST_PACKETS * packet
         size = rate * left * LAST_SHARE if is_extra else rate * planned if is_last else packet
         to_final = self._pace.final_in(now)
-        if not is_last and to_final > 0.0:
-            until_final = rate * to_final - backlog
-            size = until_final / max(round(until_final / packet), 1)
+        if not is_last and (to_final > 0.0 or self._stream.step == 0):
+            # So many alike until x_0 or the end, lest a short one be left whose header weighs more.
+            until = rate * to_final - backlog if to_final > 0.0 else rate * planned
+            size = until / max(round(until / packet), 1)
         size = min(size, MAX_PACKET_BYTES)
         hold = self._hold(packet, backlog, rate, now, is_last=is_last)
         if hold > 0.0:

@@ -48,7 +48,7 @@ class StepPace:
 
     def patience(self, now: float) -> float:
         """Seconds after which the next step is not to be waited for: twice what it takes, or what it took."""
-        return max(2.0 * self.next_in(now), now - self._at) if self._step > 0 else 0.0
+        return max(2.0 * self.next_in(now), now - self._at)
 
     def _until(self, steps: int, now: float) -> float:
         if self._first is None or self._step == 0:
