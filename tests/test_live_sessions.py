@@ -398,6 +398,24 @@ def test_a_packet_ends_when_x0_comes(bytes_per_slot: float) -> None:
     assert busy[0] < 0.05 * 160.0 / bytes_per_slot * SLOT
 
 
+@pytest.mark.parametrize("bytes_per_slot", [100.0, 120.0, 140.0])
+def test_no_short_packet_is_left_for_the_end(bytes_per_slot: float) -> None:
+    lengths: dict[int, int] = {}
+
+    def note(data: bytes, now: float) -> list[bytes]:
+        message = decode(data, sender="server")
+        if isinstance(message, Refinement) and run.server is not None and run.server.step == 0:
+            lengths[message.packet] = lengths.get(message.packet, 0) + len(message.data)
+        return [data]
+
+    run = world(bytes_per_slot, tamper=note)
+    run.link = VirtualLink([bytes_per_slot], slot_seconds=SLOT, delay_seconds=0.002, overhead_bytes=54)
+    finished(run)
+    # Packets of the usual length would leave one of a third of it.
+    assert len(lengths) > 1
+    assert min(lengths.values()) > 0.7 * max(lengths.values())
+
+
 def test_refinements_are_small_enough_for_their_acknowledgements_to_tell_something() -> None:
     lengths: list[int] = []
 
