@@ -6,7 +6,6 @@ latent: so it learns to show what is known and to leave out what is noise.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,7 +30,9 @@ __all__ = ["distil"]
 Pictures = npt.NDArray[np.uint8]
 StageProgress = Callable[[int, int, str], None]
 
-_PEAK_RATES = {"muon": 5e-3, "adamw": 2e-3}
+_PEAK_RATES = {"muon": 4e-3, "adamw": 2e-3}
+# Updates in which the learning rates rise, and the share of all of them in which they fall.
+_RISE, _FALL_SHARE = 100, 0.4
 # Of every batch, such shares are generated pictures, seen early, and renders' very coarse latents. The others
 # are fine, which is what the device ends with and where the decoder's own error counts.
 _GENERATED_SHARE = 1 / 8
@@ -130,9 +131,8 @@ def _optimisers(decoder: DeviceDecoder) -> dict[str, torch.optim.Optimizer]:
 
 
 def _share_of_peak(update: int, num_updates: int) -> float:
-    """An update's learning rate beside the highest: a short rise, then half a cosine down to nothing."""
-    risen = min(1.0, (update + 1) / 100)
-    return risen * (0.5 + 0.5 * math.cos(math.pi * update / num_updates)) + 1e-3
+    """An update's learning rate beside the highest: a rise, a plateau, a straight fall to nothing."""
+    return min(1.0, (update + 1) / _RISE, (num_updates - update) / (_FALL_SHARE * num_updates))
 
 
 def _batch(

@@ -83,7 +83,7 @@ class TrainingPlan:
     device_blocks: tuple[int, ...] = (2, 2)
     device_pictures: int = 6000
     device_generated: int = 24
-    device_updates: int = 22000
+    device_updates: int = 13000
     device_batch: int = 8
     seeds: StageSeeds = StageSeeds()
 
