@@ -100,8 +100,8 @@ def test_it_uses_plain_operators_only() -> None:
 
 def test_it_is_near_the_autoencoder_on_clean_latents() -> None:
     pictures, latents = renders()
-    # The card measures 2.0 dB less on 600 renders, with a spread that is small against what is added here.
-    assert psnr_db(pictures, shown(latents)) > psnr_db(pictures, model().decode(latents)) - 2.3
+    # The card measures 1.5 dB less on 600 renders, with a spread that is small against what is added here.
+    assert psnr_db(pictures, shown(latents)) > psnr_db(pictures, model().decode(latents)) - 1.8
 
 
 @pytest.mark.parametrize("max_bytes", [40, 80])
