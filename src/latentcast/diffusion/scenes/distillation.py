@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -95,8 +96,8 @@ def distil(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     spectrum = LatentSpectrum.of(latents)
-    decoder = DeviceDecoder(plan.device_widths, plan.device_blocks).train()
-    decoder = decoder.to(device=device, memory_format=torch.channels_last)
+    decoder = DeviceDecoder(plan.device_widths, plan.device_blocks).to(device).train()
+    cast(Any, decoder).to(memory_format=torch.channels_last)
     forward = compiled(decoder.layers, device)
     optimisers = _optimisers(decoder)
     state = {"decoder": decoder, **optimisers}
@@ -114,7 +115,7 @@ def distil(
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         course.note(loss.item())
-    decoder = decoder.to(memory_format=torch.contiguous_format)
+    cast(Any, decoder).to(memory_format=torch.contiguous_format)
     _sheet(model, decoder, latents, pictures, spectrum, folder / "device-decoder-samples.png", device)
     return decoder.eval()
 
