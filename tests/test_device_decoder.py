@@ -22,6 +22,7 @@ from latentcast.diffusion.scenes.curves import LossCurve
 from latentcast.diffusion.scenes.dataset import draw_scenes
 from latentcast.diffusion.scenes.distillation import distil
 from latentcast.diffusion.scenes.distilled import load_device_decoder
+from latentcast.diffusion.scenes.muon import Muon
 from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.render import render
 from latentcast.errors import PausedError
@@ -99,8 +100,8 @@ def test_it_uses_plain_operators_only() -> None:
 
 def test_it_is_near_the_autoencoder_on_clean_latents() -> None:
     pictures, latents = renders()
-    # The card measures 2.0 dB less on 600 renders, with a spread that is small against what is added here.
-    assert psnr_db(pictures, shown(latents)) > psnr_db(pictures, model().decode(latents)) - 2.3
+    # The card measures 1.5 dB less on 600 renders, with a spread that is small against what is added here.
+    assert psnr_db(pictures, shown(latents)) > psnr_db(pictures, model().decode(latents)) - 1.8
 
 
 @pytest.mark.parametrize("max_bytes", [40, 80])
@@ -132,12 +133,25 @@ def test_early_estimates_are_brought_to_their_best_scale() -> None:
     np.testing.assert_allclose(EarlyEstimates.of(final, overshot).estimates[:, 1], final, rtol=1e-5)
 
 
+def test_a_step_of_muon_is_as_long_in_every_direction() -> None:
+    rng = np.random.default_rng(2)
+    # Directions whose gradients differ tenfold.
+    left, _ = np.linalg.qr(rng.standard_normal((8, 8)))
+    right, _ = np.linalg.qr(rng.standard_normal((36, 36)))
+    gradient = (left * np.geomspace(1.0, 0.1, 8)) @ right[:8]
+    weight = torch.nn.Parameter(torch.zeros(8, 4, 3, 3))
+    weight.grad = torch.from_numpy(gradient.astype(np.float32)).view(8, 4, 3, 3)
+    Muon([weight], lr=0.5).step()
+    steps = torch.linalg.svdvals(weight.detach().flatten(1)) / (0.5 * 0.2 * 6.0)
+    # Its polynomial ends between 0.7 and 1.2.
+    assert 0.65 < float(steps.min()) <= float(steps.max()) < 1.25
+    assert float((weight.detach() * weight.grad).sum()) < 0.0
+
+
 def test_training_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = load_pipeline("scenes", num_steps=3)
     pictures = renders().pictures[:8]
-    plan = TrainingPlan(
-        device_generated=2, device_updates=3, device_widths=(8, 8, 8), device_blocks=(1, 0, 1)
-    )
+    plan = TrainingPlan(device_generated=2, device_updates=3, device_widths=(8, 8), device_blocks=(1, 1))
 
     def trained(folder: Path, stop_at: float | None) -> dict[str, torch.Tensor]:
         folder.mkdir(exist_ok=True)

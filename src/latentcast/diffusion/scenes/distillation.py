@@ -6,9 +6,9 @@ latent: so it learns to show what is known and to leave out what is noise.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from latentcast.diffusion.scenes.coded import EarlyEstimates, Latents, LatentSpe
 from latentcast.diffusion.scenes.course import Course
 from latentcast.diffusion.scenes.dataset import sample_scene
 from latentcast.diffusion.scenes.distilled import DeviceDecoder
+from latentcast.diffusion.scenes.muon import Muon
 from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.precision import compiled
 from latentcast.diffusion.scenes.sheets import picture_sheet
@@ -30,20 +31,22 @@ __all__ = ["distil"]
 Pictures = npt.NDArray[np.uint8]
 StageProgress = Callable[[int, int, str], None]
 
-# Of every batch, such a share are generated pictures, seen early.
-_GENERATED_SHARE = 1 / 4
-# Two cycles of falling learning rate: the first, so large a share, on latents of all kinds alike; the second
-# mostly on fine ones, which are what the device ends with and where the decoder's own error counts.
-_FIRST_CYCLE = 5 / 8
-_PEAK_RATES = (2e-3, 1e-3)
-_COARSE_SHARE = 3 / 8
-_STEPS = 50
+_PEAK_RATES = {"muon": 4e-3, "adamw": 2e-3}
+# Updates in which the learning rates rise, and the share of all of them in which they fall.
+_RISE, _FALL_SHARE = 100, 0.4
+# Of every batch, such shares are generated pictures, seen early, and renders' very coarse latents. The others
+# are fine, which is what the device ends with and where the decoder's own error counts.
+_GENERATED_SHARE = 1 / 8
+_COARSE_SHARE = 1 / 4
 # Water levels of the coding noise, its decimal logarithm uniform: from the autoencoder's own noise to a blur.
 _FINEST, _FINE, _COARSEST = 1e-5, 1e-2, 1.0
-# Errors of the latent, in the two cycles, from which on a picture weighs less.
-_WEIGHT_ERRORS = (0.1, 0.02)
 # Earlier estimates hold nothing worth showing.
 _EARLIEST_SHARE = 0.9
+# Errors below which a picture is as good as perfect, squared and of differences.
+_PERFECT, _PERFECT_DIFFERENCE = 1e-4, 1e-2
+_SHARPNESS_WEIGHT = 0.25
+# Norm at which gradients are held; AdamW alone notices.
+_LARGEST_GRADIENT = 20.0
 _SHEET_LEVELS = (0.0, 0.01, 0.1, 0.4)
 
 
@@ -94,38 +97,43 @@ def distil(
     rng = np.random.default_rng(seed)
     spectrum = LatentSpectrum.of(latents)
     decoder = DeviceDecoder(plan.device_widths, plan.device_blocks).to(device).train()
+    cast(Any, decoder).to(memory_format=torch.channels_last)
     forward = compiled(decoder.layers, device)
-    optimiser = torch.optim.AdamW(
-        decoder.parameters(), lr=_PEAK_RATES[0], betas=(0.9, 0.99), weight_decay=1e-4
-    )
-    state = {"decoder": decoder, "optimiser": optimiser}
+    optimisers = _optimisers(decoder)
+    state = {"decoder": decoder, **optimisers}
     course = Course(folder / "device-decoder.pt", state, rng, num_updates, stage("device-decoder"), stop_at)
     for update in course:
-        cycle, rate = _schedule(update, num_updates)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        inputs, error, wanted = _batch(latents, pictures, runs, targets, spectrum, cycle, batch_size, rng)
+        inputs, wanted = _batch(latents, pictures, runs, targets, spectrum, batch_size, rng)
         output = forward(torch.from_numpy(inputs).to(device))
         target = torch.from_numpy(wanted).to(device).permute(0, 3, 1, 2).float().div(255.0)
-        tolerated = _WEIGHT_ERRORS[cycle]
-        weight = torch.from_numpy(tolerated / (tolerated + error)).to(device)
-        loss = (weight * _loss(output, target)).mean()
+        loss = _loss(output, target)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), _LARGEST_GRADIENT)
+        for name, optimiser in optimisers.items():
+            for group in optimiser.param_groups:
+                group["lr"] = _PEAK_RATES[name] * _share_of_peak(update, num_updates)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
         course.note(loss.item())
+    cast(Any, decoder).to(memory_format=torch.contiguous_format)
     _sheet(model, decoder, latents, pictures, spectrum, folder / "device-decoder-samples.png", device)
     return decoder.eval()
 
 
-def _schedule(update: int, num_updates: int) -> tuple[int, float]:
-    """Which cycle an update belongs to, 0 or 1, and its learning rate."""
-    first = math.ceil(_FIRST_CYCLE * num_updates)
-    cycle, start, length = (0, 0, first) if update < first else (1, first, num_updates - first)
-    done = update - start
-    warm = min(1.0, (done + 1) / 100)
-    return cycle, _PEAK_RATES[cycle] * warm * (0.5 + 0.5 * math.cos(math.pi * done / length)) + 1e-6
+def _optimisers(decoder: DeviceDecoder) -> dict[str, torch.optim.Optimizer]:
+    """Muon for the weights between features; AdamW for the biases and for what takes the latent."""
+    inner = [weight for weight in decoder.parameters() if weight.dim() == 4 and weight.shape[1] > 4]
+    chosen = {id(weight) for weight in inner}
+    others = [weight for weight in decoder.parameters() if id(weight) not in chosen]
+    return {
+        "muon": Muon(inner, lr=_PEAK_RATES["muon"]),
+        "adamw": torch.optim.AdamW(others, lr=_PEAK_RATES["adamw"], betas=(0.9, 0.99), weight_decay=1e-4),
+    }
+
+
+def _share_of_peak(update: int, num_updates: int) -> float:
+    """An update's learning rate beside the highest: a rise, a plateau, a straight fall to nothing."""
+    return min(1.0, (update + 1) / _RISE, (num_updates - update) / (_FALL_SHARE * num_updates))
 
 
 def _batch(
@@ -134,39 +142,36 @@ def _batch(
     runs: EarlyEstimates,
     targets: Pictures,
     spectrum: LatentSpectrum,
-    cycle: int,
     batch_size: int,
     rng: np.random.Generator,
-) -> tuple[Latents, npt.NDArray[np.float32], Pictures]:
-    """Latents as held, the error of each, and the picture that it should give."""
+) -> tuple[Latents, Pictures]:
+    """Latents as held, and the picture that each should give."""
     num_generated = round(_GENERATED_SHARE * batch_size)
     num_coarse = round(_COARSE_SHARE * batch_size)
-    rendered = np.sort(rng.integers(len(latents), size=batch_size - num_generated))
+    rendered = rng.integers(len(latents), size=batch_size - num_generated)
     generated = rng.integers(len(runs.final), size=num_generated)
     # Half of them late, as they are when all went well.
     share = rng.random(num_generated) * rng.choice([0.0, _EARLIEST_SHARE], num_generated)
     known = runs.estimates[generated, (share * runs.estimates.shape[1]).astype(int)]
     sent = np.concatenate([latents[rendered], known])
-    final = np.concatenate([latents[rendered], runs.final[generated]])
-    lowest, highest = np.full(batch_size, _FINEST), np.full(batch_size, _COARSEST)
-    if cycle == 1:
-        lowest[:num_coarse] = highest[num_coarse:] = _FINE
+    lowest, highest = np.full(batch_size, _FINEST), np.full(batch_size, _FINE)
+    lowest[:num_coarse], highest[:num_coarse] = _FINE, _COARSEST
     level = 10.0 ** rng.uniform(np.log10(lowest), np.log10(highest))
-    held = spectrum.coded(sent, level, rng)
-    error = np.mean((held - final) ** 2, axis=(1, 2, 3))
-    return held, error, np.concatenate([pictures[rendered], targets[generated]])
+    return spectrum.coded(sent, level, rng), np.concatenate([pictures[rendered], targets[generated]])
 
 
 def _loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """L1, L2 and L1 of differences, which keeps edges sharp; one number for each picture."""
-    d = output - target
-    across, down = d[..., 1:] - d[..., :-1], d[..., 1:, :] - d[..., :-1, :]
+    """Logarithms of the squared error, which is PSNR but for its sign, and of differences', for sharp edges.
+
+    By the logarithm a picture counts the less the coarser its latent.
+    """
+    error = output - target
+    across, down = error[..., 1:] - error[..., :-1], error[..., 1:, :] - error[..., :-1, :]
+    squared = error.square().mean((1, 2, 3))
+    differences = across.abs().mean((1, 2, 3)) + down.abs().mean((1, 2, 3))
     loss: torch.Tensor = (
-        2.0 * d.abs().mean((1, 2, 3))
-        + 16.0 * d.square().mean((1, 2, 3))
-        + across.abs().mean((1, 2, 3))
-        + down.abs().mean((1, 2, 3))
-    )
+        torch.log(squared + _PERFECT) + _SHARPNESS_WEIGHT * torch.log(differences + _PERFECT_DIFFERENCE)
+    ).mean()
     return loss
 
 

@@ -20,6 +20,7 @@ __all__ = ["WEIGHTS_FILE", "DeviceDecoder", "load_device_decoder", "save_device_
 WEIGHTS_FILE = "device_decoder.safetensors"
 
 _LATENT_CHANNELS = 4
+_ENLARGEMENT = 8
 
 
 class _Block(nn.Module):
@@ -36,23 +37,23 @@ class DeviceDecoder(nn.Module):
     """Float (batch, 4, H, W) latents of unit variance to float (batch, 3, 8 H, 8 W) pictures in 0..1.
 
     Args:
-        widths: channels at the latent's size, twice and four times it.
+        widths: channels at the latent's size, twice and perhaps four times it.
         num_blocks: residual blocks at each.
     """
 
-    def __init__(
-        self, widths: tuple[int, ...] = (64, 32, 16), num_blocks: tuple[int, ...] = (2, 1, 1)
-    ) -> None:
+    def __init__(self, widths: tuple[int, ...] = (64, 32), num_blocks: tuple[int, ...] = (2, 2)) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(_LATENT_CHANNELS, widths[0], 3, padding=1), nn.ReLU()]
         for level, (width, count) in enumerate(zip(widths, num_blocks, strict=True)):
             if level > 0:
                 layers += [nn.Conv2d(widths[level - 1], width, 1), nn.Upsample(scale_factor=2.0)]
             layers += [_Block(width) for _ in range(count)]
-        last = nn.Conv2d(widths[-1], 3 * 4, 3, padding=1)
+        # The rest of the enlargement is the last layer's, whose channels are the colours of so many pixels.
+        factor = _ENLARGEMENT // 2 ** (len(widths) - 1)
+        last = nn.Conv2d(widths[-1], 3 * factor**2, 3, padding=1)
         # Training starts from grey.
-        last.bias = nn.Parameter(torch.full((3 * 4,), 0.5))
-        self.layers = nn.Sequential(*layers, last, nn.PixelShuffle(2))
+        last.bias = nn.Parameter(torch.full((3 * factor**2,), 0.5))
+        self.layers = nn.Sequential(*layers, last, nn.PixelShuffle(factor))
 
     def unclipped(self, latents: torch.Tensor) -> torch.Tensor:
         """The picture before it is clipped to 0..1, for training."""

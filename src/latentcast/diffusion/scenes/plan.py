@@ -79,11 +79,11 @@ class TrainingPlan:
     judge_batch: int = 32
     num_judged: int = 100
     num_at_once: int = 20
-    device_widths: tuple[int, ...] = (64, 32, 16)
-    device_blocks: tuple[int, ...] = (2, 1, 1)
-    device_pictures: int = 2000
+    device_widths: tuple[int, ...] = (64, 32)
+    device_blocks: tuple[int, ...] = (2, 2)
+    device_pictures: int = 6000
     device_generated: int = 24
-    device_updates: int = 8000
+    device_updates: int = 13000
     device_batch: int = 8
     seeds: StageSeeds = StageSeeds()
 
@@ -134,7 +134,6 @@ GPU_PLAN = TrainingPlan(
     judge_updates=2000,
     judge_batch=128,
     num_at_once=100,
-    device_pictures=6000,
     device_generated=100,
     device_updates=8000,
     device_batch=32,
