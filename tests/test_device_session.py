@@ -81,6 +81,17 @@ def running() -> DeviceSession:
     return device
 
 
+@pytest.mark.parametrize(
+    ("said", "known"),
+    [({}, (5, "x")), ({"seed": 9, "caption": "an x"}, (9, "an x"))],
+)
+def test_what_ready_leaves_out_is_as_it_was_asked(said: dict[str, object], known: tuple[int, str]) -> None:
+    device = asked(seed=5)
+    tell(device, ready(**said), 0.1)
+    assert device.ready is not None
+    assert (device.ready.seed, device.ready.caption) == known
+
+
 def packets(count: int) -> list[bytes]:
     """Real packets of a stream, one after the other."""
     stream = ProgressiveStream(gaussian_model(SHAPE).calibration(12), SHAPE, deadline_slots=20)

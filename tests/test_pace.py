@@ -26,3 +26,10 @@ def test_a_step_that_is_late_is_not_due_any_more() -> None:
     pace = StepPace(10, 1.0)
     pace.note(9, 0.0)
     assert pace.next_in(1.5) < 0.0 < pace.final_in(1.5)
+
+
+def test_a_step_is_waited_for_twice_as_long_as_steps_take_and_then_as_long_as_it_is_late() -> None:
+    pace = StepPace(10, 0.2)
+    pace.note(9, 0.0)
+    assert abs(pace.patience(0.0) - 0.4) < 1e-9
+    assert abs(pace.patience(1.0) - 1.0) < 1e-9

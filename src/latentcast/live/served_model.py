@@ -23,7 +23,7 @@ class ServedModel:
         latent_shape: (channels, height, width).
         path: The noise path for T steps.
         calibration: The calibration for T steps; the same object for the same T, so that plans are shared.
-        codecs: What is offered, of `protocol.CODECS`.
+        codecs: What is offered, of `messages.CODECS`.
     """
 
     name: str
