@@ -98,3 +98,29 @@ def test_the_time_to_retry_is_bounded() -> None:
     with pytest.raises(RefusedError) as caught:
         admit(seconds_left=1.0, under_way=work, slot_seconds=slot_seconds, now=0.0)
     assert caught.value.retry_seconds == 60.0
+
+
+def test_the_time_to_come_back_is_the_first_at_which_there_is_room() -> None:
+    steps = [12, 14, 16, 18, 20, 22, 24, 26, 28, 30]
+    under_way = [Work(steps=count, deadline=30.0) for count in steps]
+    finishes = finish_seconds(steps, slot_seconds)
+
+    def ask(later: float) -> int:
+        rest = [
+            Work(steps=max(round(work.steps * (1.0 - later / finish)), 1), deadline=work.deadline)
+            for work, finish in zip(under_way, finishes, strict=True)
+            if finish > later
+        ]
+        return admit(
+            seconds_left=1.2, under_way=rest, slot_seconds=slot_seconds, now=later, step_counts=(10,)
+        ).num_steps
+
+    with pytest.raises(RefusedError) as refused:
+        ask(0.0)
+    first = refused.value.retry_seconds
+    earlier = [later for later in sorted(finishes) if later < (first or 0.0)]
+    assert len(earlier) > 1
+    for later in earlier:
+        with pytest.raises(RefusedError):
+            ask(later)
+    assert ask(first or 0.0) == 10
