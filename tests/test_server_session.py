@@ -88,6 +88,20 @@ def test_ready_says_only_what_the_device_does_not_know(asked: int | None, said: 
     assert (ready.seed, ready.caption) == (said, None)
 
 
+def test_an_acknowledgement_that_makes_room_calls_for_a_look() -> None:
+    session = fresh()
+    polled(session, 100.0)
+    session.offer(gaussian_steps(SHAPE, STEPS)[0])
+    (data,) = session.poll(100.1)
+    message = decode(data, sender="server")
+    assert isinstance(message, Refinement)
+    assert (session.next_poll(100.11) or 0.0) > 100.11
+    session.receive(ack(message, len(data)), 100.2)
+    assert session.next_poll(100.2) == 100.2
+    session.poll(100.2)
+    assert (session.next_poll(100.2) or 0.0) > 100.2  # once
+
+
 def test_nothing_is_sent_before_the_first_step_and_nothing_more_before_its_acknowledgement() -> None:
     session = fresh()
     polled(session, 100.0)
