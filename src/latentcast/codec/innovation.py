@@ -10,7 +10,14 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from latentcast.codec.entropy import CLASSES_PER_OCTAVE, MAX_CLASS, EntropyModel, class_deviation, scale_class
+from latentcast.codec.entropy import (
+    CLASSES_PER_OCTAVE,
+    FIRST_CLASS,
+    MAX_CLASS,
+    EntropyModel,
+    class_deviation,
+    scale_class,
+)
 
 __all__ = ["NUM_STEPS", "Innovation", "group_size", "step_size"]
 
@@ -61,17 +68,15 @@ class Innovation:
         values: target - held, float32 (M,), in scan order.
         start: the coefficient where the first run begins.
         edges: where runs begin, from the start, int64 (runs + 1).
-        energy: mean square of each run, float64.
-        magnitude: mean magnitude of each run, float64.
         octave: binary logarithm of each run's deviation, float64.
+        shape: which tables fit the values, scaled by their runs, better.
     """
 
     values: FloatArray
     start: int
     edges: NDArray[np.int64]
-    energy: NDArray[np.float64]
-    magnitude: NDArray[np.float64]
     octave: NDArray[np.float64]
+    shape: int
 
     @classmethod
     def seen_from(cls, start: int, values: FloatArray) -> "Innovation":
@@ -81,21 +86,12 @@ class Innovation:
             >>> Innovation.seen_from(70, np.ones(128, np.float32)).edges.tolist()
             [0, 58, 122, 128]
         """
-        edges, energy, magnitude = _measure(values, start, group_size(values.size))
-        octave = np.log2(np.maximum(np.sqrt(energy), 2.0**-40))
-        return cls(values=values, start=start, edges=edges, energy=energy, magnitude=magnitude, octave=octave)
+        edges, octave, shape = _measure(values, start, group_size(values.size))
+        return cls(values=values, start=start, edges=edges, octave=octave, shape=shape)
 
-    def shape(self) -> int:
-        """Which tables fit the values, scaled by their runs, better."""
-        some = self.energy > 0
-        sizes = np.diff(self.edges)[some]
-        scaled = np.sum(sizes * self.magnitude[some] / np.sqrt(self.energy[some]))
-        # Mean magnitude over deviation is 0.798 for Gaussian numbers and 0.707 for Laplacian ones.
-        return int(sizes.size > 0 and float(scaled) < 0.755 * sizes.sum())
-
-    def classes(self, index: int) -> NDArray[np.int32]:
+    def classes(self, index: int) -> NDArray[np.int64]:
         """Scale class of every run at a step."""
-        return scale_class(np.sqrt(self.energy) / float(step_size(index)))
+        return np.asarray(_classes(self.octave, _octave_of_step(index)))
 
     def finest_step(self) -> int:
         """The finest step at which no run lies above the highest class."""
@@ -104,9 +100,10 @@ class Innovation:
 
     def step_for(self, model: EntropyModel, bits: float, min_class: int) -> int:
         """The coarsest step whose refinements take at least that many bits, of all steps the finest."""
+        # Always a float: another type would be compiled anew, while somebody waits.
         return int(
             _coarsest_step(
-                self.edges, self.octave, model.rate_bits, bits, min_class - 0.5, self.finest_step()
+                self.edges, self.octave, model.rate_bits, float(bits), min_class - 0.5, self.finest_step()
             )
         )
 
@@ -127,16 +124,15 @@ class Innovation:
         What is left of a group that the last packet began comes first. All is somewhat more than a packet
         holds.
         """
-        classes = self.classes(index)
-        worth = np.flatnonzero((classes >= min_class) & (classes <= MAX_CLASS))
-        below = np.floor(2.0 * (self.octave.max() - self.octave[worth]))
-        if self.start % group_size(self.values.size):
-            below[worth == 0] = -1.0
-        best = worth[np.argsort(below, kind="stable")]
-        bits = np.cumsum(model.rate_bits[classes[best]] * (self.edges[best + 1] - self.edges[best]))
-        best = best[: 2 + int(np.searchsorted(bits, 8 * max_bytes * _SLACK))]
-        chosen = np.full(classes.size, -1, np.int64)
-        chosen[best] = classes[best]
+        chosen: NDArray[np.int64] = _most_energetic(
+            self.edges,
+            self.octave,
+            self.classes(index),
+            model.rate_bits,
+            8.0 * max_bytes * _SLACK,
+            min_class,
+            self.start % group_size(self.values.size) != 0,
+        )
         return chosen
 
     def scaled(self, index: int, classes: NDArray[np.int64]) -> tuple[FloatArray, NDArray[np.int32]]:
@@ -146,14 +142,20 @@ class Innovation:
         return values, per_value
 
 
+def _octave_of_step(index: int) -> float:
+    """Binary logarithm of `step_size`."""
+    return TOP_EXPONENT - index / STEPS_PER_OCTAVE
+
+
 @numba.njit(cache=True)
 def _measure(values: Any, start: Any, group_size: Any) -> Any:
-    """Edges, mean squares and mean magnitudes of the runs."""
+    """Edges and octaves of the runs, and which shape of distribution is theirs."""
     size = values.size
     most = size // group_size + 3
     edges = np.zeros(most + 1, np.int64)
-    energy, magnitude = np.empty(most), np.empty(most)
+    octave = np.empty(most)
     run, low = 0, 0
+    scaled, counted = 0.0, 0
     while low < size:
         place = (start + low) % size
         length = min(min(group_size - place % group_size, size - place), size - low)
@@ -162,11 +164,51 @@ def _measure(values: Any, start: Any, group_size: Any) -> Any:
             value = np.float64(values[position])
             squares += value * value
             total += abs(value)
-        energy[run], magnitude[run] = squares / length, total / length
+        deviation = np.sqrt(squares / length)
+        octave[run] = np.log2(max(deviation, 2.0**-40))
+        if deviation > 0.0:
+            scaled += total / deviation
+            counted += length
         low += length
         run += 1
         edges[run] = low
-    return edges[: run + 1], energy[:run], magnitude[:run]
+    # Mean magnitude over deviation is 0.798 for Gaussian numbers and 0.707 for Laplacian ones.
+    shape = int(counted > 0 and scaled < 0.755 * counted)
+    return edges[: run + 1], octave[:run], shape
+
+
+@numba.njit(cache=True)
+def _classes(octave: Any, octave_of_step: Any) -> Any:
+    """As `scale_class`, of all runs."""
+    classes = np.empty(octave.size, np.int64)
+    for run in range(octave.size):
+        number = np.rint(CLASSES_PER_OCTAVE * (octave[run] - octave_of_step)) - FIRST_CLASS
+        classes[run] = min(max(int(number), -1), MAX_CLASS)
+    return classes
+
+
+@numba.njit(cache=True)
+def _most_energetic(
+    edges: Any, octave: Any, classes: Any, rate_bits: Any, most_bits: Any, min_class: Any, goes_on: Any
+) -> Any:
+    """Classes of the runs to refine, -1 for all others."""
+    top = octave.max()
+    # Half octaves below the top; equals keep their order.
+    below = np.floor(2.0 * (top - octave))
+    if goes_on:
+        below[0] = -1.0
+    chosen = np.full(classes.size, np.int64(-1))
+    bits, more = 0.0, 2
+    for run in np.argsort(below, kind="mergesort"):
+        if classes[run] < min_class:
+            continue
+        bits += rate_bits[classes[run]] * (edges[run + 1] - edges[run])
+        if bits >= most_bits:
+            more -= 1
+            if more < 0:
+                break
+        chosen[run] = classes[run]
+    return chosen
 
 
 @numba.njit(cache=True)

@@ -129,15 +129,14 @@ def make_packet(
     if 8 * max_bytes < sum(_header_bits(held.size)) + CLASS_BITS:
         return None
     ring = Innovation.seen_from(start, innovation)
-    shape = ring.shape()
     bits = (8 * max_bytes if final else horizon_bits) - sum(_header_bits(held.size))
-    index, finest = ring.step_for(entropy_model(shape), bits, min_class), ring.finest_step()
+    index, finest = ring.step_for(entropy_model(ring.shape), bits, min_class), ring.finest_step()
     index = max(0, index - 1) if final else index  # the entropy model says a little too few bits
     best: tuple[bytes, bool] | None = None
     tried: set[int] = set()
     while 0 <= index <= finest and index not in tried:
         tried.add(index)
-        made = _encode(ring, index, shape, max_bytes, min_class)
+        made = _encode(ring, index, max_bytes, min_class)
         if made is None:
             break
         data, complete = made
@@ -200,10 +199,9 @@ def apply_packet(data: bytes | bytearray | memoryview, held: FloatArray) -> Refi
     )
 
 
-def _encode(
-    innovation: Innovation, index: int, shape: int, max_bytes: int, min_class: int
-) -> tuple[bytes, bool] | None:
+def _encode(innovation: Innovation, index: int, max_bytes: int, min_class: int) -> tuple[bytes, bool] | None:
     """The packet at one step, and whether all that was meant to be refined fitted in."""
+    shape = innovation.shape
     model = entropy_model(shape)
     classes = innovation.refined(index, model, max_bytes, min_class)
     if classes.max() < 0:
