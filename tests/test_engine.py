@@ -192,18 +192,37 @@ def test_a_failing_listener_ends_its_own_request(engine: Engine) -> None:
 
 
 def test_nobody_starves_where_more_came_than_fit(engine: Engine, denoiser: CountingDenoiser) -> None:
-    """The one with the most time to spare still gets a turn among many that are more urgent."""
+    """The one with the most steps to go still gets a turn among many that have fewer."""
     denoiser.go.clear()
-    patient = submit(engine, "patient", 4, deadline=1e12)
-    urgent = [submit(engine, f"urgent {n}", 200, deadline=1e9 + n) for n in range(3 * MAX_BATCH)]
+    patient = submit(engine, "patient", 200)
+    short = [submit(engine, f"short {n}", 40) for n in range(3 * MAX_BATCH)]
     denoiser.go.set()
-    patient.wait_for(lambda: len(patient.steps) == 4)
+    patient.wait_for(lambda: len(patient.steps) >= 4)
     assert max(map(len, denoiser.batches)) == MAX_BATCH
     turns = [number for number, batch in enumerate(denoiser.batches) if "patient" in batch]
     # Four calls make a fair turn. Passed over for twice as long, it comes next but for the others of whom the
-    # same is true, and who are more urgent: two batches.
+    # same is true, and who have fewer steps left: two batches.
     assert max(np.diff(turns)) <= 2 * 4 + 2 + 1
-    assert all(listener.steps for listener in urgent)
+    assert all(listener.steps for listener in short)
+
+
+def test_where_more_came_than_fit_those_near_their_end_go_first(
+    engine: Engine, denoiser: CountingDenoiser
+) -> None:
+    """Half of them are finished long before the others, and the others no later than at one pace."""
+    denoiser.go.clear()
+    long = [submit(engine, f"long {n}", 30) for n in range(2 * MAX_BATCH)]
+    short = [submit(engine, f"short {n}", 10) for n in range(2 * MAX_BATCH)]
+    denoiser.go.set()
+    for listener in [*long, *short]:
+        assert listener.ended.wait(PATIENCE_SECONDS)
+    last = {name: number for number, batch in enumerate(denoiser.batches) for name in batch}
+    calls = [max(last[f"{kind} {n}"] + 1 for n in range(2 * MAX_BATCH)) for kind in ("short", "long")]
+    # All at one pace: 10 steps of four batches each, then 20 of two.
+    assert calls[0] <= 4 * 10
+    assert calls[1] == 4 * 10 + 2 * 20
+    first = sorted(last[f"short {n}"] + 1 for n in range(2 * MAX_BATCH))[MAX_BATCH - 1]
+    assert first <= 25
 
 
 def test_the_deadline_ends_a_request() -> None:
