@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from latentcast.live.admission import STEP_COUNTS, RefusedError, admit, finish_seconds
-from latentcast.live.engine import Work
+from latentcast.live.admission import RefusedError, WaitingLine, admit, finish_seconds
+from latentcast.live.engine import MAX_BATCH, Work
 
 
 def slot_seconds(num_active: int) -> float:
@@ -66,12 +66,13 @@ def test_whoever_is_let_in_is_in_time_and_makes_nobody_late() -> None:
     assert caught.value.code == "busy"
     retry = caught.value.retry_seconds
     finishes = simulated([item.steps for item in work])
-    assert max(finishes) <= 0.95 * 5.0
+    # A fifth of the time is the link's, and for what was not foreseen.
+    assert max(finishes) <= 0.8 * 5.0
     # The fuller it is, the fewer steps.
     assert counts == sorted(counts, reverse=True)
     assert counts[0] == 50
-    assert counts[-1] == STEP_COUNTS[-1]
-    assert len(counts) > 5
+    assert counts[-1] < 30
+    assert len(counts) >= 5
     # At the retry time there is room.
     assert retry is not None
     left = [
@@ -91,6 +92,56 @@ def test_those_who_are_there_are_not_made_late() -> None:
     # Ten seconds of patience more, and both fit.
     easy = [Work(steps=50, deadline=11.7)]
     assert admit(seconds_left=100.0, under_way=easy, slot_seconds=slot_seconds, now=0.0).num_steps == 50
+
+
+def test_the_time_to_come_back_follows_the_engine_one_batch_after_another() -> None:
+    """Short runs are at their end long before they would be if all went on at one pace."""
+    short = [Work(steps=10, deadline=100.0)] * MAX_BATCH
+    long = [Work(steps=50, deadline=100.0)] * MAX_BATCH
+
+    def pace(num_active: int) -> float:
+        return 0.1 * max(num_active / MAX_BATCH, 1.0)
+
+    with pytest.raises(RefusedError) as caught:
+        # Among 32 a step takes 0.2 s, among 16 half of that: 10 steps are too many now, and not later.
+        admit(seconds_left=2.4, under_way=[*long, *short], slot_seconds=pace, now=0.0, step_counts=(10,))
+    assert caught.value.retry_seconds == pytest.approx(10 * pace(MAX_BATCH))
+
+
+def test_those_who_wait_are_counted_when_the_next_is_told_a_time() -> None:
+    """Who was told the first time with room takes that room: the next is sent to a later one."""
+    under_way = [Work(steps=count, deadline=30.0) for count in range(12, 60, 4)]
+    waiting: list[float] = []
+    for _ in range(6):
+        with pytest.raises(RefusedError) as refused:
+            admit(
+                seconds_left=1.2,
+                under_way=under_way,
+                slot_seconds=slot_seconds,
+                now=5.0,
+                step_counts=(10,),
+                waiting=waiting,
+            )
+        assert refused.value.retry_seconds is not None
+        waiting.append(5.0 + refused.value.retry_seconds)
+    assert waiting == sorted(waiting)
+    assert len(set(waiting)) >= 4
+
+
+def test_those_who_are_told_to_come_back_come_one_after_another() -> None:
+    rng = np.random.default_rng(0)
+    line = WaitingLine()
+    now, told = 100.0, list[float]()
+    for earliest in now + rng.uniform(0.0, 5.0, 60):
+        time = line.join(now=now, earliest=earliest, turn_seconds=0.3)
+        assert time >= earliest
+        told.append(time)
+    assert np.diff(sorted(told)).min() >= 0.3 - 1e-9
+    # Times that are over are free again, and beyond a minute nobody is sent.
+    assert line.join(now=200.0, earliest=200.0, turn_seconds=0.3) == 200.0
+    crowd = [line.join(now=200.0, earliest=201.0, turn_seconds=1.0) for _ in range(100)]
+    assert max(crowd) == 260.0
+    assert len(line._times) <= 61
 
 
 def test_the_time_to_retry_is_bounded() -> None:

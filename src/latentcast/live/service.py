@@ -23,7 +23,7 @@ from latentcast.diffusion.pipeline import DiffusersModel
 from latentcast.diffusion.source import FloatArray, Step
 from latentcast.errors import LiveError, ParameterError, ProtocolError
 from latentcast.live.access import Access
-from latentcast.live.admission import STEP_COUNTS, Admission, RefusedError, admit
+from latentcast.live.admission import STEP_COUNTS, Admission, RefusedError, WaitingLine, admit
 from latentcast.live.comparison import Recording
 from latentcast.live.engine import Engine, Ticket
 from latentcast.live.event_log import log_event
@@ -95,6 +95,7 @@ class LiveService:
         self._engine: Engine | None = None
         self._sessions: dict[str, _Hosted] = {}
         self._recordings: OrderedDict[str, tuple[str, Recording]] = OrderedDict()
+        self._line = WaitingLine()
         self._decoding = asyncio.Lock()
 
     @property
@@ -152,18 +153,30 @@ class LiveService:
         """
         if self.draining:
             raise RefusedError("shutting-down", "the server is shutting down; it takes no new requests")
-        under_way = self.engine.under_way()
-        if len(self._sessions) >= self.config.max_sessions:
-            retry = self.engine.slot_seconds(len(under_way) + 1) * min(STEP_COUNTS)
-            message = f"there are {len(self._sessions)} sessions, which is all that this server takes"
-            raise RefusedError("busy", message, retry)
-        return admit(
-            seconds_left=seconds_left,
-            under_way=under_way,
-            slot_seconds=self.engine.slot_seconds,
-            now=time.monotonic(),
-            step_counts=step_counts,
-        )
+        under_way, now = self.engine.under_way(), time.monotonic()
+        fewest_seconds = min(step_counts) * self.engine.slot_seconds(len(under_way) + 1)
+        try:
+            if len(self._sessions) >= self.config.max_sessions:
+                message = f"there are {len(self._sessions)} sessions, which is all that this server takes"
+                raise RefusedError("busy", message, fewest_seconds)
+            return admit(
+                seconds_left=seconds_left,
+                under_way=under_way,
+                slot_seconds=self.engine.slot_seconds,
+                now=now,
+                step_counts=step_counts,
+                waiting=self._line.times,
+            )
+        except RefusedError as refusal:
+            if refusal.retry_seconds is not None:
+                back_at = self._line.join(
+                    now=now,
+                    earliest=now + refusal.retry_seconds,
+                    # What a request among many takes of the engine's time.
+                    turn_seconds=fewest_seconds / (len(under_way) + 1),
+                )
+                refusal.retry_seconds = back_at - now
+            raise
 
     def refuse(self, refusal: RefusedError) -> None:
         """Count and log a refusal."""
