@@ -72,8 +72,8 @@ class HostedSession:
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
-        # When the task that serves the device looks next; it is at it where that is infinite.
-        self._awake_at = math.inf
+        # The moment for which the task that serves the device sleeps; it is at it where that is infinite.
+        self._looks_at = math.inf
         self._ticket: Ticket | None = None
         self._newest: Step | None = None
         self._offered: Step | None = None
@@ -111,7 +111,7 @@ class HostedSession:
                     self._recording.acknowledged(now, message.received_bytes)
                 self._stop_if_unwanted()
                 again = self.session.next_poll(now)
-                if again is None or again < self._awake_at:
+                if again is None or again < self._looks_at:
                     self._changed.set()
         except TransportClosed as closed:
             # Who says goodbye does not come back; whose connection breaks may.
@@ -172,12 +172,12 @@ class HostedSession:
                     self._let_go(self._transport)
                 idle = _IDLE_SECONDS if self._left_at is None else _AWAY_SECONDS
                 # Nothing to wait for: the last words have come up since.
-                seconds = 0.0 if again is None else min(max(again - now, 0.0) + _LATE_SECONDS, idle)
+                self._looks_at = now if again is None else min(again, now + idle)
+                seconds = 0.0 if again is None else max(self._looks_at - now, 0.0) + _LATE_SECONDS
                 # asyncio.wait_for would make a task each time.
                 alarm = self._loop.call_later(seconds, self._changed.set)
-                self._awake_at = now + seconds
                 await self._changed.wait()
-                self._awake_at = math.inf
+                self._looks_at = math.inf
                 alarm.cancel()
         except Exception as error:  # a mistake of ours must not look like a quiet end
             self.failure = error if isinstance(error, LatentcastError) else LatentcastError(repr(error))
