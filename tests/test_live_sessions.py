@@ -431,3 +431,22 @@ def test_refinements_are_small_enough_for_their_acknowledgements_to_tell_somethi
     assert run.server is not None
     assert run.server.latency.packets > 5
     assert 0 < run.server.latency.within <= run.server.latency.packets
+
+
+def test_while_a_plan_waits_for_the_end_the_server_looks_seldom() -> None:
+    """With much time to go the last pass is sent late; until then a few looks do, not two in every slot."""
+    seconds = 40 * DEADLINE
+    looks: list[float] = []
+
+    def note(server: ServerSession, now: float) -> None:
+        if server.step == 0:
+            looks.append(now)
+
+    run = finished(world(30.0, deadline=seconds, on_server=note))
+    summary = run.device.summary
+    assert summary is not None
+    assert summary.deadline_met
+    assert summary.reached_mse is not None
+    assert summary.reached_mse < 1e-8
+    # What arrives, the device's own reminders and keep-alives count as well.
+    assert len(looks) < 0.4 * seconds / SLOT

@@ -254,7 +254,10 @@ class Downlink:
         # A packet shorter than it might be holds all that is worth sending.
         short = data is None or len(data) < 0.9 * chance.max_bytes
         if short:
-            self._again = now + (max(self._slot, self._pace.patience(now)) if step > 0 else self._slot / 2)
+            # Of x_0 nothing more is worth sending until the end is near.
+            left = self._last_useful - now
+            rest = max(self._slot, self._pace.patience(now)) if step > 0 else max(self._slot, left / 4) / 2
+            self._again = now + rest
             self._sated = (step, self._again)
         if data is None:
             return False
