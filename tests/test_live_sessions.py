@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from latentcast.live.assembly import Applied, Assembly
 from latentcast.live.device_session import DeviceSession
 from latentcast.live.messages import FINAL, PROGRESSIVE, Ack, Ping, Refinement, Reset
 from latentcast.live.protocol import OVERHEAD_BYTES, decode, encode
@@ -88,18 +89,19 @@ def test_every_arrival_is_what_the_server_counts_on() -> None:
 
     run = world(60.0, on_server=watch)
     crcs: list[bytes] = []
-    apply = DeviceSession._apply
+    take = Assembly.take
 
-    def spy(self: DeviceSession, data: bytes, now: float, *, whole: bool) -> None:
-        apply(self, data, now, whole=whole)
-        if whole and self._holder is not None:
+    def spy(self: Assembly, fragment: Refinement) -> Applied | None:
+        applied = take(self, fragment)
+        if applied is not None:
             crcs.append(self._holder.held.tobytes())
+        return applied
 
-    DeviceSession._apply = spy  # type: ignore[method-assign]
+    Assembly.take = spy  # type: ignore[method-assign]
     try:
         finished(run)
     finally:
-        DeviceSession._apply = apply  # type: ignore[method-assign]
+        Assembly.take = take  # type: ignore[method-assign]
     assert len(crcs) > 3
     assert set(crcs) <= set(seen)
 
@@ -324,7 +326,8 @@ def test_a_long_request_does_not_grow() -> None:
 
     run = finished(world(20.0, deadline=120.0, on_server=watch, clock=lambda now: now + 4294.0))
     assert most <= 2 * MAX_KEPT
-    assert len(run.device._unfinished) == 0
+    assert run.device._assembly is not None
+    assert len(run.device._assembly._unfinished) == 0
 
 
 @pytest.mark.parametrize("jump", [3600.0, 3.0, 0.3, -0.04])

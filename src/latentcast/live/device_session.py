@@ -14,14 +14,11 @@ from enum import Enum, auto
 
 from latentcast.diffusion.source import FloatArray, LatentShape
 from latentcast.errors import LiveError, PacketError, ParameterError, ProtocolError
-from latentcast.live.holders import Holder, empty_holder, held_crc
+from latentcast.live.assembly import Applied, Assembly
 from latentcast.live.messages import (
     CODECS,
     DEADLINE,
-    FRAGMENT_BYTES,
     GAP,
-    MAX_FRAGMENTS,
-    NO_PACKET,
     PROGRESSIVE,
     Ack,
     Cancel,
@@ -120,7 +117,6 @@ class DeviceSession:
         ready: What the server answered, None before.
         summary: What the server said in the end, None before or if it never did.
         arrivals: What was applied and when, in order.
-        packets: Packets that were applied whole.
         total_bytes: Length of all REFINEMENT messages, on all connections.
 
     Raises:
@@ -166,15 +162,11 @@ class DeviceSession:
         self.ready: Ready | None = None
         self.summary: Summary | None = None
         self.arrivals: list[Arrival] = []
-        self.packets = 0
         self.total_bytes = 0
         self._phase = _Phase.OFFLINE
         self._error: LiveError | None = None
         self._asked_at: float | None = None
-        self._holder: Holder | None = None
-        self._expected = (0, 0)
-        self._unfinished = bytearray()
-        self._prefix = 0
+        self._assembly: Assembly | None = None
         self._received = 0
         self._gaps = 0
         self._outgoing: list[Message] = []
@@ -185,12 +177,17 @@ class DeviceSession:
     @property
     def latent(self) -> FloatArray | None:
         """What the device would show, float32 (channels, height, width); None before READY."""
-        return None if self._holder is None else self._holder.latent
+        return None if self._assembly is None else self._assembly.latent
+
+    @property
+    def packets(self) -> int:
+        """Packets that were applied whole."""
+        return 0 if self._assembly is None else self._assembly.packets
 
     @property
     def crc(self) -> int | None:
         """CRC-32 of what is held, as HELD reports it; None before READY."""
-        return None if self._holder is None else held_crc(self._holder.held)
+        return None if self._assembly is None else self._assembly.holding.crc
 
     @property
     def deadline(self) -> float | None:
@@ -359,12 +356,12 @@ class DeviceSession:
 
     def _ask(self, now: float) -> None:
         rtt_ms = 1e3 * min(PONG_SECONDS if self._rtt is None else self._rtt, 600.0)
-        if self.ready is None or self._holder is None:
+        if self.ready is None or self._assembly is None:
             self._asked_at = now
             self._phase = _Phase.ASKED
             self._outgoing.append(self._request.model_copy(update={"rtt_ms": rtt_ms}))
             return
-        packet, prefix, crc = self._holding(self._holder)
+        packet, prefix, crc = self._assembly.holding
         self._phase = _Phase.WAITING
         self._outgoing.append(
             Resume(
@@ -398,75 +395,46 @@ class DeviceSession:
                 "caption": asked.prompt if ready.caption is None else ready.caption,
             }
         )
-        self._holder = empty_holder(ready.codec, ready.latent_shape)
+        self._assembly = Assembly(ready.codec, ready.latent_shape)
         self._phase = _Phase.RUNNING
 
     def _take_refinement(self, message: Refinement, length: int, now: float) -> None:
-        if self._phase not in (_Phase.RUNNING, _Phase.WAITING):
+        if self._phase not in (_Phase.RUNNING, _Phase.WAITING) or self._assembly is None:
             return
         self._received = (self._received + length) % 2**32
         self.total_bytes += length
-        place = (message.packet, message.fragment)
-        if self._phase is _Phase.RUNNING and place >= self._expected:
-            if place > self._expected:
-                self._gap(now, f"fragment {place} came in place of {self._expected}")
-            else:
-                self._keep(message, now)
+        if self._phase is _Phase.RUNNING:
+            try:
+                self._note(self._assembly.take(message), now)
+            except PacketError as error:
+                self._gap(now, str(error))
         flags = message.fragment | (0x80 if message.last else 0)
         # After HELD, if there is one: what is acknowledged is not kept for us any more.
-        since = 0.0 if self._asked_at is None else now - self._asked_at
-        self._outgoing.append(Ack(message.packet, flags, self._received, int(since * 1e6) % 2**32))
+        since = int(self._seconds_since_asked(now) * 1e6) % 2**32
+        self._outgoing.append(Ack(message.packet, flags, self._received, since))
 
-    def _keep(self, message: Refinement, now: float) -> None:
-        self._unfinished += message.data
-        if not message.last:
-            self._expected = (message.packet, message.fragment + 1)
-            if (
-                message.fragment + 1 >= MAX_FRAGMENTS
-                or len(self._unfinished) > MAX_FRAGMENTS * FRAGMENT_BYTES
-            ):
-                self._unfinished.clear()
-                self._gap(now, f"packet {message.packet} has no end")
-            return
-        try:
-            self._apply(bytes(self._unfinished), now, whole=True)
-        except PacketError as error:
-            self._unfinished.clear()
-            self._gap(now, str(error))
-            return
-        self._unfinished.clear()
-        self._expected = (message.packet + 1, 0)
-        self._prefix = 0
-        self.packets += 1
+    def _seconds_since_asked(self, now: float) -> float:
+        return 0.0 if self._asked_at is None else now - self._asked_at
 
-    def _apply(self, data: bytes, now: float, *, whole: bool) -> None:
-        if self._holder is None or self._asked_at is None:
-            raise LiveError("a packet came before READY")
-        self._holder.receive(data)
-        self.arrivals.append(
-            Arrival(
-                seconds=now - self._asked_at,
-                packet=self._expected[0],
-                bytes=len(data),
-                total_bytes=self.total_bytes,
-                whole=whole,
+    def _note(self, applied: Applied | None, now: float) -> None:
+        if applied is not None:
+            self.arrivals.append(
+                Arrival(
+                    seconds=self._seconds_since_asked(now),
+                    packet=applied.packet,
+                    bytes=applied.bytes,
+                    total_bytes=self.total_bytes,
+                    whole=applied.whole,
+                )
             )
-        )
 
     def _apply_prefix(self, now: float) -> None:
         """Use what came of the unfinished packet; nothing more of it will."""
-        data = bytes(self._unfinished)
-        self._unfinished.clear()
-        if self._holder is None or not data or not self._holder.takes_prefixes:
-            return
-        try:
-            self._apply(data, now, whole=False)
-        except PacketError:
-            return
-        self._prefix = len(data)
+        if self._assembly is not None:
+            self._note(self._assembly.apply_prefix(), now)
 
     def _gap(self, now: float, reason: str) -> None:
-        if self._holder is None:
+        if self._assembly is None:
             self._fail(now, f"the server sent something else than an answer: {reason}")
             return
         if self._phase is not _Phase.RUNNING:
@@ -478,19 +446,15 @@ class DeviceSession:
             return
         self._apply_prefix(now)
         self._phase = _Phase.WAITING
-        self._outgoing.append(Held(GAP, *self._holding(self._holder)))
+        self._outgoing.append(Held(GAP, *self._assembly.holding))
 
     def _take_reset(self, reset: Reset) -> None:
-        if self._phase is not _Phase.WAITING or self.ready is None:
-            return
-        self._phase = _Phase.RUNNING
-        self._expected = (reset.packet, 0)
-        self._prefix = 0
-        if not reset.keep:
-            self._holder = empty_holder(self.ready.codec, self.ready.latent_shape)
+        if self._phase is _Phase.WAITING and self._assembly is not None:
+            self._phase = _Phase.RUNNING
+            self._assembly.go_on(reset.packet, keep=bool(reset.keep))
 
     def _reach_deadline(self, now: float) -> None:
-        if self._holder is None:
+        if self._assembly is None:
             self._outgoing.append(Cancel())
             self._fail(now, "the server had not answered by the deadline")
             return
@@ -499,14 +463,11 @@ class DeviceSession:
         self._phase = _Phase.OVER if online else _Phase.ENDED
         # A RESUME that has not gone out yet must stay first.
         first = [message for message in self._outgoing if isinstance(message, Resume)]
-        self._outgoing = [*first, Held(DEADLINE, *self._holding(self._holder))] if online else []
+        self._outgoing = [*first, Held(DEADLINE, *self._assembly.holding)] if online else []
 
     def _end_early(self, now: float) -> None:
         if self._phase in (_Phase.RUNNING, _Phase.WAITING):
             self._apply_prefix(now)
-
-    def _holding(self, holder: Holder) -> tuple[int, int, int]:
-        return (self._expected[0] - 1) % (NO_PACKET + 1), self._prefix, held_crc(holder.held)
 
     def _fail(self, now: float, reason: str, failure: Failure | None = None) -> None:
         self._end_early(now)
