@@ -16,7 +16,7 @@ from latentcast.diffusion.scenes.card import Findings
 from latentcast.diffusion.scenes.checkpoint import load_checkpoint, save_checkpoint
 from latentcast.diffusion.scenes.composition import HELD_OUT_LOOKS, composition_of, has_any
 from latentcast.diffusion.scenes.dataset import draw_scenes, mirrored, render_pictures
-from latentcast.diffusion.scenes.denoiser import build_denoiser, build_tokenizer, token_ids
+from latentcast.diffusion.scenes.denoiser import build_denoiser
 from latentcast.diffusion.scenes.judge import train_judge
 from latentcast.diffusion.scenes.judging import judge_model, recorded_plan
 from latentcast.diffusion.scenes.pixels import to_network
@@ -24,6 +24,8 @@ from latentcast.diffusion.scenes.plan import GPU_PLAN, TrainingPlan
 from latentcast.diffusion.scenes.render import IMAGE_SIZE, render, visible_shares
 from latentcast.diffusion.scenes.sampling import draw_prompts
 from latentcast.diffusion.scenes.scene import COLOURS, Scene, SceneObject
+from latentcast.diffusion.scenes.text import build_text_encoder
+from latentcast.diffusion.scenes.tokens import build_tokenizer, token_ids
 from latentcast.diffusion.scenes.training import train
 from latentcast.errors import ModelError, ParameterError, PausedError
 from latentcast.study.metrics.ssim import ssim
@@ -114,6 +116,8 @@ TINY: dict[str, Any] = {
     "autoencoder_widths": (8, 8, 8, 8),
     "autoencoder_updates": 2,
     "autoencoder_batch": 2,
+    "text_updates": 1,
+    "text_batch": 2,
     "denoiser_updates": 1,
     "denoiser_batch": 2,
     "decoder_updates": 1,
@@ -164,6 +168,7 @@ def test_training_in_pieces_makes_a_pipeline_folder_with_its_card(
         "render",
         "autoencoder",
         "latents",
+        "text",
         "denoiser",
         "decoder",
         "judge",
@@ -290,7 +295,7 @@ def test_a_plan_that_cannot_be_is_refused(values: dict[str, Any], message: str) 
 def test_what_a_gpu_trains_is_small_enough_to_ship() -> None:
     with torch.device("meta"):
         parts = [
-            build_denoiser(100, GPU_PLAN.picture_size // 8, GPU_PLAN.denoiser_widths),
+            build_denoiser(build_text_encoder(100), GPU_PLAN.picture_size // 8, GPU_PLAN.denoiser_widths),
             build_autoencoder(GPU_PLAN.picture_size, GPU_PLAN.autoencoder_widths),
         ]
     num_bytes = 2 * sum(parameter.numel() for part in parts for parameter in part.parameters())
