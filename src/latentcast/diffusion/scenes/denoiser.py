@@ -37,7 +37,7 @@ __all__ = ["Denoiser", "build_denoiser", "build_scheduler", "train_denoiser"]
 _CAPTION_DROPOUT = 0.1
 _EMA_DECAY = 0.998
 # Learning rates at this batch and width; those of the text encoder, which has learned already, are lower.
-_PEAK_RATES = {"muon": 4e-3, "adamw": 8e-4, "text": 3e-4}
+_PEAK_RATES = {"muon": 3e-3, "adamw": 8e-4, "text": 3e-4}
 _PEAK_BATCH, _PEAK_WIDTH = 64, 96
 # Updates in which the rates rise, and the share of all of them in which they fall.
 _RISE, _FALL_SHARE = 100, 0.35

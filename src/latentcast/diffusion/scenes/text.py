@@ -29,10 +29,11 @@ from latentcast.diffusion.scenes.tokens import TEXT_LENGTH, token_ids
 
 __all__ = [
     "COUNT_SHARES",
+    "NUM_REGISTERS",
     "TEXT_WIDTH",
     "Readout",
-    "answers",
     "build_text_encoder",
+    "draw_sentences",
     "right_answers",
     "train_text_encoder",
 ]
@@ -55,6 +56,10 @@ _REGISTERS = (
     *[_LOOK] * _MOST,  # from near to far
     (len(FLOORS), len(SKIES), _MOST),
 )
+
+NUM_REGISTERS = len(_REGISTERS)
+"""Positions at the end of a sentence's padding that are asked something each."""
+
 _PEAK_RATE, _PEAK_BATCH = 2e-3, 128
 
 
@@ -88,7 +93,7 @@ class Readout(torch.nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> list[torch.Tensor]:
         """Logits of each question, (batch, answers), from float (batch, length, width) of the encoder."""
-        last = hidden[:, -len(_REGISTERS) :].unbind(1)
+        last = hidden[:, -NUM_REGISTERS:].unbind(1)
         return [
             logits
             for head, register, asked in zip(self.heads, last, _REGISTERS, strict=True)
@@ -138,13 +143,20 @@ def _place(scene: Scene, thing: SceneObject) -> list[int]:
 _COLOUR_NUMBERS = {colour: number for number, colour in enumerate(COLOURS)}
 
 
-def _draw(rng: np.random.Generator, held_out_looks: tuple[str, ...]) -> Scene:
-    """A scene for a sentence; whether all of it is visible is not looked at."""
-    count = 1 + int(rng.choice(_MOST, p=COUNT_SHARES))
-    while True:
-        scene = arrange(rng, count)
-        if scene is not None and not has_any(scene, held_out_looks):
-            return scene
+def draw_sentences(
+    count: int, rng: np.random.Generator, held_out_looks: tuple[str, ...]
+) -> tuple[list[Scene], list[Description]]:
+    """Scenes without certain looks, and a sentence about each; whether all is visible is not looked at."""
+
+    def draw() -> Scene:
+        num_objects = 1 + int(rng.choice(_MOST, p=COUNT_SHARES))
+        while True:
+            scene = arrange(rng, num_objects)
+            if scene is not None and not has_any(scene, held_out_looks):
+                return scene
+
+    scenes = [draw() for _ in range(count)]
+    return scenes, [describe(scene, rng, MENTION) for scene in scenes]
 
 
 def train_text_encoder(
@@ -186,8 +198,7 @@ def train_text_encoder(
         rate = peak * min(1.0, (update + 1) / 100, (plan.text_updates - update) / (0.5 * plan.text_updates))
         for group in optimiser.param_groups:
             group["lr"] = rate
-        scenes = [_draw(rng, plan.held_out_looks) for _ in range(plan.text_batch)]
-        told = [describe(scene, rng, MENTION) for scene in scenes]
+        scenes, told = draw_sentences(plan.text_batch, rng, plan.held_out_looks)
         tokens = token_ids(tokenizer, [words.text for words in told]).to(device)
         right = right_answers(scenes, told).to(device)
         with autocast(device):
