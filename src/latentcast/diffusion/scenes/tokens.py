@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
 from latentcast.diffusion.scenes.captions import VOCABULARY
@@ -22,29 +23,37 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     """Make a CLIP tokenizer that has every word of the vocabulary as one token.
 
     Merges are learned from the words themselves until each is whole, so unknown words fall apart into letters
-    but never fail.
+    but never fail. The tokens' numbers are always the same: a training that goes on relies on them.
     """
     alphabet = [chr(c) for c in range(ord("a"), ord("z") + 1)] + list("0123456789,.!?'-")
-    byte_pair = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    byte_pair.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.BpeTrainer(
-        vocab_size=2000,
-        min_frequency=1,
-        end_of_word_suffix="</w>",
-        initial_alphabet=alphabet,
-        show_progress=False,
-    )
-    byte_pair.train_from_iterator([" ".join(VOCABULARY)], trainer)
-    merges = [
-        tuple(pair) if isinstance(pair, list) else tuple(pair.split())
-        for pair in json.loads(byte_pair.to_str())["model"]["merges"]
-    ]
+    merges = _merges()
     pieces = alphabet + [letter + "</w>" for letter in alphabet] + ["".join(pair) for pair in merges]
     words = list(dict.fromkeys([*pieces, "<|startoftext|>", "<|endoftext|>"]))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
     return CLIPTokenizer.from_pretrained(folder, model_max_length=TEXT_LENGTH)
+
+
+def _merges() -> list[tuple[str, str]]:
+    """Pairs to join, the most frequent first; of equally frequent ones the last in the alphabet."""
+    words = [[*word[:-1], f"{word[-1]}</w>"] for word in VOCABULARY]
+    merges = []
+    while counts := Counter(pair for word in words for pair in pairwise(word)):
+        best = max(counts, key=lambda pair: (counts[pair], pair))
+        merges.append(best)
+        words = [_joined(word, best) for word in words]
+    return merges
+
+
+def _joined(word: list[str], pair: tuple[str, str]) -> list[str]:
+    pieces: list[str] = []
+    for piece in word:
+        if pieces and (pieces[-1], piece) == pair:
+            pieces[-1] += piece
+        else:
+            pieces.append(piece)
+    return pieces
 
 
 def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
