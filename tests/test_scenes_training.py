@@ -12,15 +12,16 @@ from latentcast.diffusion.pipeline import load_pipeline
 from latentcast.diffusion.scenes import weights_folder
 from latentcast.diffusion.scenes.autoencoder import build_autoencoder, encode_pictures, train_autoencoder
 from latentcast.diffusion.scenes.captions import VOCABULARY
-from latentcast.diffusion.scenes.card import Findings
+from latentcast.diffusion.scenes.card import Findings, write_section
 from latentcast.diffusion.scenes.checkpoint import load_checkpoint, save_checkpoint
 from latentcast.diffusion.scenes.composition import HELD_OUT_LOOKS, composition_of, has_any
 from latentcast.diffusion.scenes.dataset import draw_scenes, mirrored, render_pictures
 from latentcast.diffusion.scenes.denoiser import build_denoiser
+from latentcast.diffusion.scenes.denoiser_training import renewed, retrain_denoiser
 from latentcast.diffusion.scenes.judge import train_judge
 from latentcast.diffusion.scenes.judging import judge_model, recorded_plan
 from latentcast.diffusion.scenes.pixels import to_network
-from latentcast.diffusion.scenes.plan import GPU_PLAN, TrainingPlan
+from latentcast.diffusion.scenes.plan import CPU_PLAN, GPU_PLAN, TrainingPlan
 from latentcast.diffusion.scenes.render import IMAGE_SIZE, render, visible_shares
 from latentcast.diffusion.scenes.sampling import draw_prompts
 from latentcast.diffusion.scenes.scene import COLOURS, Scene, SceneObject
@@ -213,6 +214,32 @@ def test_training_in_pieces_makes_a_pipeline_folder_with_its_card(
     )
     assert again == findings
     assert (tmp_path / "model" / "README.md").read_text().count("## The device's decoder\n") == 1
+    retrained_alone(tmp_path / "model", tmp_path / "other.work", replace(plan, denoiser_updates=2))
+
+
+def retrained_alone(folder: Path, work: Path, plan: TrainingPlan) -> None:
+    """Train text encoder and UNet of a folder anew: what was measured of the old goes, all else stays."""
+    old = {file: file.read_bytes() for file in folder.rglob("*") if file.suffix in (".safetensors", ".onnx")}
+    write_section(folder, "Fit to the theory", "Of the old weights.")
+    (folder / "calibration.json").write_text("{}")
+    retrain_denoiser(folder, device="cpu", similarity=ssim, progress=lambda *_: None, work=work, plan=plan)
+    changed = {
+        file.relative_to(folder).parts[0] for file, content in old.items() if file.read_bytes() != content
+    }
+    assert changed == {"unet", "text_encoder"}
+    assert not (folder / "calibration.json").exists()
+    card = (folder / "README.md").read_text()
+    assert "Of the old weights." not in card
+    assert "## The device's decoder" in card
+    assert "| denoiser updates | 2 |" in card
+    assert recorded_plan(folder) == plan
+
+
+def test_a_denoiser_is_trained_anew_in_the_size_that_its_folder_has() -> None:
+    recorded = TrainingPlan(denoiser_widths=(16, 16), denoiser_updates=1, held_out_looks=(), num_pictures=9)
+    plan = renewed(recorded, CPU_PLAN)
+    assert (plan.denoiser_widths, plan.num_pictures) == ((16, 16), 9)
+    assert (plan.denoiser_updates, plan.held_out_looks) == (CPU_PLAN.denoiser_updates, HELD_OUT_LOOKS)
 
 
 def test_the_denoiser_never_sees_what_is_held_out() -> None:

@@ -31,7 +31,7 @@ from latentcast.diffusion.scenes.scene import Scene
 from latentcast.diffusion.scenes.text import train_text_encoder
 from latentcast.errors import PausedError
 
-__all__ = ["LATENTS_FILE", "Progress", "learn_to_denoise", "make_renders", "retrain_denoiser"]
+__all__ = ["LATENTS_FILE", "Progress", "learn_to_denoise", "make_renders", "renewed", "retrain_denoiser"]
 
 LATENTS_FILE = "latents.npy"
 """In the work folder: float32 (2 num, 4, h, w), of all pictures and then of their mirror images."""
@@ -74,7 +74,7 @@ def retrain_denoiser(
         PausedError: when the time is over; the next call goes on.
     """
     require_device(device)
-    plan = plan or _renewed(recorded_plan(out), plan_for(device))
+    plan = plan or renewed(recorded_plan(out), plan_for(device))
     work = work or out.with_name(out.name + ".work")
     work.mkdir(parents=True, exist_ok=True)
     plan.keep_to(work / "plan.json")
@@ -99,7 +99,7 @@ def retrain_denoiser(
     )
 
 
-def _renewed(recorded: TrainingPlan, own: TrainingPlan) -> TrainingPlan:
+def renewed(recorded: TrainingPlan, own: TrainingPlan) -> TrainingPlan:
     """The plan of a folder whose denoiser is trained as a device's own plan says, in the same size."""
     return replace(
         recorded,

@@ -78,7 +78,7 @@ class TrainingPlan:
     text_updates: int = 3000
     text_batch: int = 128
     denoiser_widths: tuple[int, ...] = (96, 144)
-    denoiser_updates: int = 3200
+    denoiser_updates: int = 2400
     denoiser_batch: int = 64
     decoder_updates: int = 1500
     judge_pictures: int = 6000
