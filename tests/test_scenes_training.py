@@ -12,18 +12,21 @@ from latentcast.diffusion.pipeline import load_pipeline
 from latentcast.diffusion.scenes import weights_folder
 from latentcast.diffusion.scenes.autoencoder import build_autoencoder, encode_pictures, train_autoencoder
 from latentcast.diffusion.scenes.captions import VOCABULARY
-from latentcast.diffusion.scenes.card import Findings
+from latentcast.diffusion.scenes.card import Findings, write_section
 from latentcast.diffusion.scenes.checkpoint import load_checkpoint, save_checkpoint
 from latentcast.diffusion.scenes.composition import HELD_OUT_LOOKS, composition_of, has_any
 from latentcast.diffusion.scenes.dataset import draw_scenes, mirrored, render_pictures
-from latentcast.diffusion.scenes.denoiser import build_denoiser, build_tokenizer, token_ids
+from latentcast.diffusion.scenes.denoiser import build_denoiser
+from latentcast.diffusion.scenes.denoiser_training import renewed, retrain_denoiser
 from latentcast.diffusion.scenes.judge import train_judge
 from latentcast.diffusion.scenes.judging import judge_model, recorded_plan
 from latentcast.diffusion.scenes.pixels import to_network
-from latentcast.diffusion.scenes.plan import GPU_PLAN, TrainingPlan
+from latentcast.diffusion.scenes.plan import CPU_PLAN, GPU_PLAN, TrainingPlan
 from latentcast.diffusion.scenes.render import IMAGE_SIZE, render, visible_shares
 from latentcast.diffusion.scenes.sampling import draw_prompts
 from latentcast.diffusion.scenes.scene import COLOURS, Scene, SceneObject
+from latentcast.diffusion.scenes.text import build_text_encoder
+from latentcast.diffusion.scenes.tokens import build_tokenizer, token_ids
 from latentcast.diffusion.scenes.training import train
 from latentcast.errors import ModelError, ParameterError, PausedError
 from latentcast.study.metrics.ssim import ssim
@@ -114,6 +117,8 @@ TINY: dict[str, Any] = {
     "autoencoder_widths": (8, 8, 8, 8),
     "autoencoder_updates": 2,
     "autoencoder_batch": 2,
+    "text_updates": 1,
+    "text_batch": 2,
     "denoiser_updates": 1,
     "denoiser_batch": 2,
     "decoder_updates": 1,
@@ -164,6 +169,7 @@ def test_training_in_pieces_makes_a_pipeline_folder_with_its_card(
         "render",
         "autoencoder",
         "latents",
+        "text",
         "denoiser",
         "decoder",
         "judge",
@@ -208,6 +214,32 @@ def test_training_in_pieces_makes_a_pipeline_folder_with_its_card(
     )
     assert again == findings
     assert (tmp_path / "model" / "README.md").read_text().count("## The device's decoder\n") == 1
+    retrained_alone(tmp_path / "model", tmp_path / "other.work", replace(plan, denoiser_updates=2))
+
+
+def retrained_alone(folder: Path, work: Path, plan: TrainingPlan) -> None:
+    """Train text encoder and UNet of a folder anew: what was measured of the old goes, all else stays."""
+    old = {file: file.read_bytes() for file in folder.rglob("*") if file.suffix in (".safetensors", ".onnx")}
+    write_section(folder, "Fit to the theory", "Of the old weights.")
+    (folder / "calibration.json").write_text("{}")
+    retrain_denoiser(folder, device="cpu", similarity=ssim, progress=lambda *_: None, work=work, plan=plan)
+    changed = {
+        file.relative_to(folder).parts[0] for file, content in old.items() if file.read_bytes() != content
+    }
+    assert changed == {"unet", "text_encoder"}
+    assert not (folder / "calibration.json").exists()
+    card = (folder / "README.md").read_text()
+    assert "Of the old weights." not in card
+    assert "## The device's decoder" in card
+    assert "| denoiser updates | 2 |" in card
+    assert recorded_plan(folder) == plan
+
+
+def test_a_denoiser_is_trained_anew_in_the_size_that_its_folder_has() -> None:
+    recorded = TrainingPlan(denoiser_widths=(16, 16), denoiser_updates=1, held_out_looks=(), num_pictures=9)
+    plan = renewed(recorded, CPU_PLAN)
+    assert (plan.denoiser_widths, plan.num_pictures) == ((16, 16), 9)
+    assert (plan.denoiser_updates, plan.held_out_looks) == (CPU_PLAN.denoiser_updates, HELD_OUT_LOOKS)
 
 
 def test_the_denoiser_never_sees_what_is_held_out() -> None:
@@ -290,7 +322,7 @@ def test_a_plan_that_cannot_be_is_refused(values: dict[str, Any], message: str) 
 def test_what_a_gpu_trains_is_small_enough_to_ship() -> None:
     with torch.device("meta"):
         parts = [
-            build_denoiser(100, GPU_PLAN.picture_size // 8, GPU_PLAN.denoiser_widths),
+            build_denoiser(build_text_encoder(100), GPU_PLAN.picture_size // 8, GPU_PLAN.denoiser_widths),
             build_autoencoder(GPU_PLAN.picture_size, GPU_PLAN.autoencoder_widths),
         ]
     num_bytes = 2 * sum(parameter.numel() for part in parts for parameter in part.parameters())
@@ -299,5 +331,5 @@ def test_what_a_gpu_trains_is_small_enough_to_ship() -> None:
 
 def test_the_shipped_weights_say_how_they_were_trained() -> None:
     plan = recorded_plan(weights_folder())
-    assert plan.held_out_looks == ()
-    assert (plan.picture_size, plan.denoiser_updates) == (128, 3000)
+    assert plan.held_out_looks == HELD_OUT_LOOKS
+    assert plan == CPU_PLAN

@@ -228,7 +228,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for the trained pipeline.")] = Path("runs/scenes"),
     only: Annotated[
         str | None,
-        typer.Option(help="judge or device-decoder: that stage alone, for the trained pipeline in --out."),
+        typer.Option(help="denoiser, judge or device-decoder: that alone, for the pipeline in --out."),
     ] = None,
     device: Device = "cpu",
     picture_size: Annotated[

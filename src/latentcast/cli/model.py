@@ -18,7 +18,7 @@ from latentcast.study.output import OutputFolder
 
 __all__ = ["print_model", "run_model_export", "run_model_info", "run_model_train"]
 
-JUDGE, DEVICE_DECODER = STAGES = ("judge", "device-decoder")
+DENOISER, JUDGE, DEVICE_DECODER = STAGES = ("denoiser", "judge", "device-decoder")
 
 
 def run_model_info(name: str, *, as_json: bool) -> None:
@@ -50,7 +50,7 @@ def run_model_train(
     minutes: float | None,
     as_json: bool,
 ) -> None:
-    """Train the embedded model anew, or judge one that is trained, or make its decoder for devices.
+    """Train the embedded model anew, or only its denoiser, or judge it, or make its decoder for devices.
 
     Raises:
         ParameterError: If another model, or a stage that cannot be made alone, is asked for.
@@ -66,6 +66,7 @@ def run_model_train(
     stop_at = None if minutes is None else time.monotonic() + 60.0 * minutes
     OutputFolder(out)
     with needs("training needs", "models"), quiet_logs():
+        from latentcast.diffusion.scenes.denoiser_training import retrain_denoiser
         from latentcast.diffusion.scenes.device_training import train_device_decoder
         from latentcast.diffusion.scenes.judging import judge_model
         from latentcast.diffusion.scenes.plan import plan_for
@@ -75,6 +76,10 @@ def run_model_train(
             plan = plan_for(device, picture_size)
             made = train(
                 out, device=device, similarity=ssim, progress=progress, plan=plan, stop_at=stop_at
+            ).to_dict()
+        elif only == DENOISER:
+            made = retrain_denoiser(
+                out, device=device, similarity=ssim, progress=progress, stop_at=stop_at
             ).to_dict()
         elif only == JUDGE:
             made = judge_model(

@@ -10,6 +10,7 @@ from latentcast.diffusion.scenes.scene import COLOURS, FLOORS, SHAPES, SKIES, Sc
 
 __all__ = [
     "FLOOR_PHRASES",
+    "MENTION",
     "SKY_PHRASES",
     "VOCABULARY",
     "Description",
@@ -35,6 +36,9 @@ _RELATION_PHRASES = {
     "in front of": ("in front of",),
     "behind": ("behind",),
 }
+
+MENTION = 0.75
+"""Share of clear relations, of floors and of skies that training's captions tell."""
 
 VOCABULARY = tuple(
     sorted(
@@ -75,12 +79,12 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     Returns:
         Lower-case words of `VOCABULARY`.
     """
-    return _write(scene, rng, 0.75).text
+    return describe(scene, rng, MENTION).text
 
 
 def full_caption(scene: Scene, rng: np.random.Generator) -> str:
     """Write a sentence that leaves nothing out: every clear relation, the floor and the sky."""
-    return _write(scene, rng, 1.0).text
+    return describe(scene, rng).text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,14 +94,21 @@ class Description:
     Attributes:
         text: the sentence.
         relations: (first, relation, second) for each that is told; indices into the scene's objects.
+        order: of mention, as indices into the scene's objects.
     """
 
     text: str
     relations: tuple[tuple[int, str, int], ...]
+    order: tuple[int, ...]
 
 
-def describe(scene: Scene, rng: np.random.Generator) -> Description:
-    """Write what `full_caption` would, and say which relations it tells.
+def describe(scene: Scene, rng: np.random.Generator, mention: float = 1.0) -> Description:
+    """Write a sentence, and say what it tells.
+
+    Args:
+        scene: what to describe.
+        rng: chooses among the many true sentences.
+        mention: probability that a clear relation is told, and so the floor, and so the sky.
 
     Example:
         >>> from latentcast.diffusion.scenes.scene import Scene, SceneObject
@@ -107,10 +118,7 @@ def describe(scene: Scene, rng: np.random.Generator) -> Description:
         >>> describe(scene, np.random.default_rng(1)).relations
         ((0, 'left of', 1),)
     """
-    return _write(scene, rng, 1.0)
 
-
-def _write(scene: Scene, rng: np.random.Generator, mention: float) -> Description:
     def pick(phrases: tuple[str, ...]) -> str:
         return phrases[rng.integers(len(phrases))]
 
@@ -130,4 +138,4 @@ def _write(scene: Scene, rng: np.random.Generator, mention: float) -> Descriptio
         text += " " + pick(FLOOR_PHRASES[scene.floor])
     if rng.random() < mention:
         text += " " + pick(SKY_PHRASES[scene.sky])
-    return Description(text=text, relations=tuple(relations))
+    return Description(text=text, relations=tuple(relations), order=tuple(order))

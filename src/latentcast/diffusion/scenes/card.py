@@ -16,7 +16,7 @@ from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.sheets import picture_sheet
 from latentcast.diffusion.scenes.verdict import Hits, Scores
 
-__all__ = ["GUIDANCE_SCALE", "Findings", "Judged", "psnr_db", "write_card", "write_section"]
+__all__ = ["GUIDANCE_SCALE", "Findings", "Judged", "drop_section", "psnr_db", "write_card", "write_section"]
 
 GUIDANCE_SCALE = 3.0
 """Of classifier-free guidance, in the pictures that are judged and by default."""
@@ -218,9 +218,7 @@ of people, places or art were used in training.
 
 {prompts}
 """
-    partial = folder / ".README.md.part"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(folder / "README.md")
+    _replace(folder / "README.md", text)
 
 
 def _plain(value: object) -> str:
@@ -251,6 +249,14 @@ def _sections(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
     return {name: found[name] for name in names if name in found}
 
 
+def drop_section(folder: Path, heading: str) -> None:
+    """Take a section out of the card, if it has it."""
+    file = folder / "README.md"
+    parts = re.split(r"(?m)^(?=## )", file.read_text(encoding="utf-8")) if file.exists() else []
+    if kept := [part for part in parts if part.partition("\n")[0] != f"## {heading}"]:
+        _replace(file, "".join(kept))
+
+
 def write_section(folder: Path, heading: str, body: str) -> None:
     """Write a section of the card, in place of the one with this heading or before the limits.
 
@@ -270,6 +276,11 @@ def write_section(folder: Path, heading: str, body: str) -> None:
         # The limits and the sheet's prompts stay at the end.
         place = names.index(_LAST) if _LAST in names else len(parts)
         parts.insert(place, section)
-    partial = folder / ".README.md.part"
-    partial.write_text("".join(parts).rstrip() + "\n", encoding="utf-8")
+    _replace(file, "".join(parts).rstrip() + "\n")
+
+
+def _replace(file: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = file.with_name(f".{file.name}.part")
+    partial.write_text(text, encoding="utf-8")
     partial.replace(file)

@@ -3,13 +3,13 @@
 The parts are the classes of Stable Diffusion, only smaller: `UNet2DConditionModel`, `CLIPTextModel`,
 `CLIPTokenizer` with a vocabulary of whole words, and Stable Diffusion's noise schedule. The objective is
 v-prediction, v = a_t eps - s_t x_0 (Salimans and Ho, 2022), which weighs all noise levels sensibly without
-further tuning.
+further tuning. The text encoder comes schooled (`text.py`) and is trained on, slowly and without forgetting
+what it was taught.
 """
 
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -20,30 +20,30 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from latentcast.diffusion.path import BETA_FIRST, BETA_LAST, NUM_TRAINING_STEPS
-from latentcast.diffusion.scenes.captions import VOCABULARY, caption
+from latentcast.diffusion.scenes.captions import MENTION, describe
 from latentcast.diffusion.scenes.course import Course
+from latentcast.diffusion.scenes.muon import Muon
 from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.precision import autocast, compiled
 from latentcast.diffusion.scenes.scene import Scene
+from latentcast.diffusion.scenes.text import COUNT_SHARES, TEXT_WIDTH, Readout, right_answers
+from latentcast.diffusion.scenes.tokens import token_ids
 
-__all__ = [
-    "Denoiser",
-    "build_denoiser",
-    "build_scheduler",
-    "build_tokenizer",
-    "token_ids",
-    "train_denoiser",
-]
+__all__ = ["Denoiser", "build_denoiser", "build_scheduler", "train_denoiser"]
 
-_TEXT_WIDTH = 128
-_TEXT_LENGTH = 40
-_EMA_DECAY = 0.9985
 _CAPTION_DROPOUT = 0.1
-_PEAK_RATE, _PEAK_BATCH, _PEAK_WIDTH = 8e-4, 64, 96
+_EMA_DECAY = 0.998
+# Learning rates at this batch and width; those of the text encoder, which has learned already, are lower.
+_PEAK_RATES = {"muon": 3e-3, "adamw": 8e-4, "text": 3e-4}
+_PEAK_BATCH, _PEAK_WIDTH = 64, 96
+# Updates in which the rates rise, and the share of all of them in which they fall.
+_RISE, _FALL_SHARE = 100, 0.35
+# What the picture shows is decided at high noise: so much of training is at the steps from here on.
+_EARLY_STEP, _EARLY_SHARE = 400, 0.7
+_READOUT_WEIGHT = 0.02
 
 
 class Denoiser(torch.nn.Module):
@@ -54,39 +54,16 @@ class Denoiser(torch.nn.Module):
         self.unet = unet
         self.text_encoder = text_encoder
 
-    def forward(self, noisy: torch.Tensor, step: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Predict v from (batch, 4, h, w) noisy latents, (batch,) training steps, (batch, length) tokens."""
+    def forward(
+        self, noisy: torch.Tensor, step: torch.Tensor, tokens: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Predict v from (batch, 4, h, w) noisy latents, (batch,) training steps, (batch, length) tokens.
+
+        Returns:
+            v, like the latents, and what the encoder makes of the tokens, (batch, length, width).
+        """
         context = self.text_encoder(tokens).last_hidden_state
-        return self.unet(noisy, step, encoder_hidden_states=context).sample
-
-
-def build_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Make a CLIP tokenizer that has every word of the vocabulary as one token.
-
-    Merges are learned from the words themselves until each is whole, so unknown words fall apart into letters
-    but never fail.
-    """
-    alphabet = [chr(c) for c in range(ord("a"), ord("z") + 1)] + list("0123456789,.!?'-")
-    byte_pair = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    byte_pair.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.BpeTrainer(
-        vocab_size=2000,
-        min_frequency=1,
-        end_of_word_suffix="</w>",
-        initial_alphabet=alphabet,
-        show_progress=False,
-    )
-    byte_pair.train_from_iterator([" ".join(VOCABULARY)], trainer)
-    merges = [
-        tuple(pair) if isinstance(pair, list) else tuple(pair.split())
-        for pair in json.loads(byte_pair.to_str())["model"]["merges"]
-    ]
-    pieces = alphabet + [letter + "</w>" for letter in alphabet] + ["".join(pair) for pair in merges]
-    words = list(dict.fromkeys([*pieces, "<|startoftext|>", "<|endoftext|>"]))
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
-    return CLIPTokenizer.from_pretrained(folder, model_max_length=_TEXT_LENGTH)
+        return self.unet(noisy, step, encoder_hidden_states=context).sample, context
 
 
 def build_scheduler() -> DDPMScheduler:
@@ -103,30 +80,11 @@ def build_scheduler() -> DDPMScheduler:
     )
 
 
-def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
-    """What the tokenizer makes of sentences in the vocabulary's words, much sooner, since each is one token.
+def build_denoiser(text_encoder: CLIPTextModel, latent_size: int, widths: tuple[int, ...]) -> Denoiser:
+    """Make the network with an untrained UNet.
 
     Args:
-        tokenizer: of `build_tokenizer`.
-        texts: sentences with a space between any two words.
-
-    Returns:
-        int64 (num, length), padded.
-    """
-    known = tokenizer.get_vocab()
-    first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
-    ids = np.full((len(texts), _TEXT_LENGTH), tokenizer.pad_token_id, np.int64)
-    for row, text in zip(ids, texts, strict=True):
-        words = [first, *(known[f"{word}</w>"] for word in text.split()), last]
-        row[: len(words)] = words
-    return torch.from_numpy(ids)
-
-
-def build_denoiser(vocabulary_size: int, latent_size: int, widths: tuple[int, ...]) -> Denoiser:
-    """Make the untrained network.
-
-    Args:
-        vocabulary_size: of the tokenizer.
+        text_encoder: of `build_text_encoder`.
         latent_size: along each side.
         widths: channels at each resolution, finest first; all but the finest have attention.
     """
@@ -138,22 +96,9 @@ def build_denoiser(vocabulary_size: int, latent_size: int, widths: tuple[int, ..
         block_out_channels=widths,
         down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * (len(widths) - 1)),
         up_block_types=(*["CrossAttnUpBlock2D"] * (len(widths) - 1), "UpBlock2D"),
-        cross_attention_dim=_TEXT_WIDTH,
+        cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=4,
         norm_num_groups=16,
-    )
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=vocabulary_size,
-            hidden_size=_TEXT_WIDTH,
-            intermediate_size=2 * _TEXT_WIDTH,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=_TEXT_LENGTH,
-            bos_token_id=vocabulary_size - 2,
-            eos_token_id=vocabulary_size - 1,
-            pad_token_id=vocabulary_size - 1,
-        )
     )
     return Denoiser(unet, text_encoder)
 
@@ -161,6 +106,7 @@ def build_denoiser(vocabulary_size: int, latent_size: int, widths: tuple[int, ..
 def train_denoiser(
     latents: npt.NDArray[np.float32],
     scenes: list[Scene],
+    schooled: tuple[CLIPTextModel, Readout],
     tokenizer: CLIPTokenizer,
     folder: Path,
     plan: TrainingPlan,
@@ -174,6 +120,7 @@ def train_denoiser(
     Args:
         latents: float32 (num, 4, h, w) of unit variance.
         scenes: what each latent shows; sentences are written anew each time.
+        schooled: text encoder and readout of `train_text_encoder`.
         tokenizer: of `build_tokenizer`.
         folder: where the checkpoint lies; an interrupted run goes on from it.
         plan: widths, batch, updates, and the seed of weights, noise, steps and sentences.
@@ -190,49 +137,86 @@ def train_denoiser(
     torch.manual_seed(plan.seeds.denoiser)
     rng = np.random.default_rng(plan.seeds.denoiser)
     num_updates, batch_size = plan.denoiser_updates, plan.denoiser_batch
-    model = build_denoiser(len(tokenizer), latents.shape[-1], plan.denoiser_widths).to(device)
+    text_encoder, readout = (copy.deepcopy(part).to(device) for part in schooled)
+    model = build_denoiser(text_encoder, latents.shape[-1], plan.denoiser_widths).to(device)
     model = cast(Any, model).to(memory_format=torch.channels_last)
     if device == "cpu":
         # Explicit products and softmax: the fused attention kernel's backward pass is much slower there.
         model.unet.set_attn_processor(AttnProcessor())
     average = copy.deepcopy(model).requires_grad_(False)
-    # Larger batches take longer steps, wider networks shorter ones.
-    peak = _PEAK_RATE * (batch_size / _PEAK_BATCH) ** 0.25 * _PEAK_WIDTH / plan.denoiser_widths[0]
     forward = compiled(model, device)
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-2, fused=True
-    )
+    optimisers = _optimisers(model, readout)
     alpha_bar = build_scheduler().alphas_cumprod.to(device)
-    state = {"model": model, "average": average, "optimiser": optimiser}
+    state = {"model": model, "readout": readout, "average": average, **optimisers}
     course = Course(folder / "denoiser.pt", state, rng, num_updates, progress, stop_at)
+    # Larger batches take longer steps, wider networks shorter ones.
+    scale = (batch_size / _PEAK_BATCH) ** 0.25 * _PEAK_WIDTH / plan.denoiser_widths[0]
     data = torch.from_numpy(latents).to(device)
+    weights = _weights(scenes)
     for update in course:
-        warm = min(1.0, (update + 1) / 200)
-        # Constant, then falling to nothing over the last third: the run can still be lengthened till then.
-        rate = peak * warm * min(1.0, (num_updates - update) / (0.35 * num_updates))
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        batch = rng.integers(len(data), size=batch_size)
-        texts = ["" if rng.random() < _CAPTION_DROPOUT else caption(scenes[i], rng) for i in batch]
+        batch = rng.choice(len(data), batch_size, p=weights)
+        told = [describe(scenes[i], rng, MENTION) for i in batch]
+        silent = rng.random(batch_size) < _CAPTION_DROPOUT
+        texts = ["" if unsaid else words.text for unsaid, words in zip(silent, told, strict=True)]
         tokens = token_ids(tokenizer, texts).to(device)
+        right = right_answers([scenes[i] for i in batch], told).to(device)
         clean = data[torch.from_numpy(batch).to(device)].contiguous(memory_format=torch.channels_last)
-        # One step from each of as many strata as the batch is large: every batch sees all noise levels.
-        step = ((np.arange(batch_size) + rng.random(batch_size)) * NUM_TRAINING_STEPS / batch_size).astype(
-            np.int64
-        )
-        steps = torch.from_numpy(rng.permutation(step)).to(device)
+        steps = torch.from_numpy(_draw_steps(batch_size, rng)).to(device)
         signal = alpha_bar[steps].sqrt()[:, None, None, None]
         noise_level = (1 - alpha_bar[steps]).sqrt()[:, None, None, None]
         noise = torch.randn_like(clean)
         with autocast(device):
-            predicted = forward(signal * clean + noise_level * noise, steps, tokens)
+            predicted, context = forward(signal * clean + noise_level * noise, steps, tokens)
+            remembered = readout.loss(context, right)
         loss = F.mse_loss(predicted.float(), signal * noise - noise_level * clean)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        (loss + _READOUT_WEIGHT * remembered).backward()
+        torch.nn.utils.clip_grad_norm_([*model.parameters(), *readout.parameters()], 1.0)
+        share = min(1.0, (update + 1) / _RISE, (num_updates - update) / (_FALL_SHARE * num_updates))
+        for name, optimiser in optimisers.items():
+            for group in optimiser.param_groups:
+                group["lr"] = _PEAK_RATES[name] * scale * share
+            with autocast(device):  # Muon's products
+                optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
         decay = min(_EMA_DECAY, (update + 1) / (update + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-        course.note(loss.item())
+        course.note(loss.item(), f"text {remembered.item():.3f}")
     return average.eval()
+
+
+def _optimisers(model: Denoiser, readout: Readout) -> dict[str, torch.optim.Optimizer]:
+    """Muon for the UNet's weights between features, AdamW for the rest of it and, slowly, for the text."""
+    ends = ("conv_in.", "conv_out.", "time_embedding.")
+    inner = [
+        weight
+        for name, weight in model.unet.named_parameters()
+        if weight.dim() > 1 and not name.startswith(ends)
+    ]
+    chosen = {id(weight) for weight in inner}
+    others = [weight for weight in model.unet.parameters() if id(weight) not in chosen]
+    text = [*model.text_encoder.parameters(), *readout.parameters()]
+
+    def adamw(weights: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(weights, betas=(0.9, 0.99), weight_decay=1e-2, fused=True)
+
+    return {"muon": Muon(inner, lr=0.0), "adamw": adamw(others), "text": adamw(text)}
+
+
+def _weights(scenes: list[Scene]) -> npt.NDArray[np.float64]:
+    """Probabilities of drawing each scene, by which each number of objects has its share."""
+    counts = np.array([len(scene.objects) for scene in scenes])
+    weights = np.array(COUNT_SHARES)[counts - 1] / np.bincount(counts, minlength=4)[counts]
+    return np.asarray(weights / weights.sum())
+
+
+def _draw_steps(count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Training steps, one from each of as many strata: every batch sees all noise levels. In random order."""
+    share = (np.arange(count) + rng.random(count)) / count
+    late = 1.0 - _EARLY_SHARE
+    step = np.where(
+        share < late,
+        share / late * _EARLY_STEP,
+        _EARLY_STEP + (share - late) / _EARLY_SHARE * (NUM_TRAINING_STEPS - _EARLY_STEP),
+    )
+    return rng.permutation(np.minimum(step, NUM_TRAINING_STEPS - 1).astype(np.int64))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from latentcast.diffusion.scenes.composition import ALL_LOOKS, HELD_OUT_LOOKS
-from latentcast.errors import ParameterError
+from latentcast.errors import ModelError, ParameterError
 
 __all__ = ["CPU_PLAN", "GPU_PLAN", "StageSeeds", "TrainingPlan", "plan_for"]
 
@@ -28,6 +30,7 @@ class StageSeeds:
     judge: int = 5
     samples: int = 6
     device_decoder: int = 9  # 8 are the held-out prompts'
+    text: int = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,8 @@ class TrainingPlan:
         autoencoder_widths: channels of the autoencoder at each resolution.
         autoencoder_updates: of `autoencoder_batch` crops, half the picture wide.
         autoencoder_batch: crops in an update; half as many whole pictures at the end and for the decoder.
+        text_updates: of `text_batch` sentences, which the text encoder learns from before there are pictures.
+        text_batch: sentences in an update.
         denoiser_widths: channels of the UNet at each resolution.
         denoiser_updates: of `denoiser_batch` latents.
         denoiser_batch: latents in an update.
@@ -70,8 +75,10 @@ class TrainingPlan:
     autoencoder_widths: tuple[int, ...] = (16, 32, 64, 96)
     autoencoder_updates: int = 6500
     autoencoder_batch: int = 8
+    text_updates: int = 3000
+    text_batch: int = 128
     denoiser_widths: tuple[int, ...] = (96, 144)
-    denoiser_updates: int = 3000
+    denoiser_updates: int = 2400
     denoiser_batch: int = 64
     decoder_updates: int = 1500
     judge_pictures: int = 6000
@@ -102,6 +109,21 @@ class TrainingPlan:
         """As JSON has it."""
         return asdict(self)
 
+    def keep_to(self, file: Path) -> None:
+        """Note the plan of a work folder, or refuse to go on with another one.
+
+        Raises:
+            ModelError: if the file tells another plan.
+        """
+        text = json.dumps(self.to_dict(), indent=2)
+        if not file.exists():
+            file.write_text(text + "\n")
+        elif json.loads(file.read_text()) != json.loads(text):
+            raise ModelError(
+                f"{file.parent} was begun with another plan, which {file.name} there tells; "
+                "remove the folder, or give another --out"
+            )
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainingPlan:
         """What `to_dict` wrote.
@@ -127,6 +149,8 @@ GPU_PLAN = TrainingPlan(
     autoencoder_widths=(32, 64, 96, 96),
     autoencoder_updates=4000,
     autoencoder_batch=64,
+    text_updates=3000,
+    text_batch=256,
     denoiser_widths=(96, 160, 160),
     denoiser_updates=5000,
     denoiser_batch=256,

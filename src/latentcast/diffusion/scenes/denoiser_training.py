@@ -1,0 +1,212 @@
+"""The stages of training that make the denoiser, which can also be run alone on a model's folder.
+
+Alone they leave the autoencoder as it is, and so the latents, and all that was made for them: the device's
+decoder above all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from diffusers import AutoencoderKL
+from transformers import CLIPTokenizer
+
+from latentcast.codec.calibration import calibration_file
+from latentcast.diffusion.loading import quiet, require_device
+from latentcast.diffusion.pipeline import load_pipeline
+from latentcast.diffusion.scenes.agreement import Similarity
+from latentcast.diffusion.scenes.autoencoder import encode_pictures
+from latentcast.diffusion.scenes.card import Findings, drop_section
+from latentcast.diffusion.scenes.composition import has_any
+from latentcast.diffusion.scenes.dataset import draw_scenes, mirrored, render_pictures
+from latentcast.diffusion.scenes.denoiser import Denoiser, train_denoiser
+from latentcast.diffusion.scenes.judging import judge_model, recorded_plan
+from latentcast.diffusion.scenes.plan import TrainingPlan, plan_for
+from latentcast.diffusion.scenes.scene import Scene
+from latentcast.diffusion.scenes.text import train_text_encoder
+from latentcast.errors import PausedError
+
+__all__ = ["LATENTS_FILE", "Progress", "learn_to_denoise", "make_renders", "renewed", "retrain_denoiser"]
+
+LATENTS_FILE = "latents.npy"
+"""In the work folder: float32 (2 num, 4, h, w), of all pictures and then of their mirror images."""
+
+Progress = Callable[[str, int, int, str], None]
+"""Called with (stage, done, total, text)."""
+
+
+def retrain_denoiser(
+    out: Path,
+    *,
+    device: str,
+    similarity: Similarity,
+    progress: Progress,
+    work: Path | None = None,
+    plan: TrainingPlan | None = None,
+    stop_at: float | None = None,
+) -> Findings:
+    """Train text encoder and UNet of a model's folder anew, and judge them.
+
+    What was measured of the old weights leaves the folder: its calibration, and the card's fit to the theory.
+
+    Args:
+        out: folder of the embedded model.
+        device: "cpu" or "cuda".
+        similarity: SSIM of two batches of pictures.
+        progress: called as the work goes on.
+        work: folder for renders and checkpoints; `out` with ".work" appended where None. Renders and latents
+            that are there are used.
+        plan: how much of everything; where None the one that is recorded in the folder, with the device's own
+            for what is trained anew.
+        stop_at: time.monotonic() at which to pause.
+
+    Returns:
+        What the card says, in numbers.
+
+    Raises:
+        ModelError: if the folder holds no pipeline, does not say how it was trained, or the work folder was
+            begun with another plan.
+        PausedError: when the time is over; the next call goes on.
+    """
+    require_device(device)
+    plan = plan or renewed(recorded_plan(out), plan_for(device))
+    work = work or out.with_name(out.name + ".work")
+    work.mkdir(parents=True, exist_ok=True)
+    plan.keep_to(work / "plan.json")
+    pipeline = load_pipeline(out, device).pipe
+    scenes, pictures = make_renders(work, plan, progress=progress, stop_at=stop_at)
+    denoiser = learn_to_denoise(
+        pipeline.vae,
+        scenes,
+        pictures,
+        pipeline.tokenizer,
+        work,
+        plan,
+        device=device,
+        progress=progress,
+        stop_at=stop_at,
+    )
+    calibration_file(str(out)).unlink(missing_ok=True)
+    drop_section(out, "Fit to the theory")
+    _save(denoiser, out)
+    return judge_model(
+        out, device=device, similarity=similarity, progress=progress, work=work, plan=plan, stop_at=stop_at
+    )
+
+
+def renewed(recorded: TrainingPlan, own: TrainingPlan) -> TrainingPlan:
+    """The plan of a folder whose denoiser is trained as a device's own plan says, in the same size."""
+    return replace(
+        recorded,
+        held_out_looks=own.held_out_looks,
+        text_updates=own.text_updates,
+        text_batch=own.text_batch,
+        denoiser_updates=own.denoiser_updates,
+        denoiser_batch=own.denoiser_batch,
+    )
+
+
+def make_renders(
+    work: Path, plan: TrainingPlan, *, progress: Progress, stop_at: float | None = None
+) -> tuple[list[Scene], npt.NDArray[np.uint8]]:
+    """Draw the scenes of a plan and render them, or go on with it.
+
+    Raises:
+        PausedError: when the time is over.
+    """
+
+    def told(done: int, total: int) -> None:
+        progress("render", done, total, "")
+        if stop_at is not None and time.monotonic() >= stop_at:
+            raise PausedError(f"{done} of {total} renders are made; the same command goes on from there")
+
+    scenes = draw_scenes(plan.num_pictures, plan.seeds.scenes, work / "scenes.pickle")
+    return scenes, render_pictures(scenes, work / "pictures.npy", plan.seeds.shadows, told, plan.picture_size)
+
+
+def learn_to_denoise(
+    autoencoder: AutoencoderKL,
+    scenes: list[Scene],
+    pictures: npt.NDArray[np.uint8],
+    tokenizer: CLIPTokenizer,
+    work: Path,
+    plan: TrainingPlan,
+    *,
+    device: str,
+    progress: Progress,
+    stop_at: float | None = None,
+) -> Denoiser:
+    """Encode the pictures, school the text encoder, and train it with the UNet.
+
+    Args:
+        autoencoder: whose latents are learned; it stays as it is.
+        scenes: what the pictures show.
+        pictures: uint8 (num, H, W, 3).
+        tokenizer: of `build_tokenizer`.
+        work: folder of latents and checkpoints; an interrupted run goes on from them.
+        plan: how much of everything.
+        device: "cpu" or "cuda".
+        progress: called as the work goes on.
+        stop_at: time.monotonic() at which to pause.
+
+    Raises:
+        PausedError: when the time is over.
+    """
+
+    def stage(name: str) -> Callable[[int, int, str], None]:
+        return lambda done, total, text: progress(name, done, total, text)
+
+    latents = _encode_both_ways(autoencoder, pictures, work / LATENTS_FILE, device, stage("latents"))
+    schooled = train_text_encoder(
+        tokenizer, work, plan, device=device, progress=stage("text"), stop_at=stop_at
+    )
+    # What the denoiser may see; a composition is the same in a mirror.
+    seen = np.array([not has_any(scene, plan.held_out_looks) for scene in scenes])
+    return train_denoiser(
+        latents[np.concatenate([seen, seen])],
+        [scene for scene in [*scenes, *map(mirrored, scenes)] if not has_any(scene, plan.held_out_looks)],
+        schooled,
+        tokenizer,
+        work,
+        plan,
+        device=device,
+        progress=stage("denoiser"),
+        stop_at=stop_at,
+    )
+
+
+def _encode_both_ways(
+    autoencoder: AutoencoderKL,
+    pictures: npt.NDArray[np.uint8],
+    path: Path,
+    device: str,
+    progress: Callable[[int, int, str], None],
+) -> npt.NDArray[np.float32]:
+    """Latents of all pictures, then of their mirror images; kept in a file for a run that goes on."""
+    if path.exists():
+        return np.load(path)
+    parts = []
+    for turned in (False, True):
+        for start in range(0, len(pictures), 500):
+            block = pictures[start : start + 500]
+            parts.append(encode_pictures(autoencoder, block[:, :, ::-1] if turned else block, device=device))
+            progress(sum(map(len, parts)), 2 * len(pictures), "")
+    latents = np.concatenate(parts)
+    partial = path.with_suffix(".partial.npy")
+    np.save(partial, latents)
+    partial.replace(path)
+    return latents
+
+
+def _save(denoiser: Denoiser, out: Path) -> None:
+    """Write text encoder and UNet into a pipeline folder in float16, readable by all."""
+    with quiet():
+        denoiser.unet.half().save_pretrained(out / "unet")
+        denoiser.text_encoder.half().save_pretrained(out / "text_encoder")
+    for file in out.rglob("*.safetensors"):
+        file.chmod(0o644)
