@@ -161,7 +161,7 @@ GPU_PLAN = TrainingPlan(
     device_updates=8000,
     device_batch=32,
 )
-"""For one GPU of the Hopper class with 16 CPU cores: 38 MB of weights, meant to take about a quarter of an hour."""
+"""For one GPU of the Hopper class with 16 CPU cores: 38 MB of weights, meant for a quarter of an hour."""
 
 
 def plan_for(device: str, picture_size: int | None = None) -> TrainingPlan:
