@@ -211,8 +211,8 @@ Losses, in the order in which the stages ended: {stages}.
 {"".join(f"## {name}{chr(10)}{chr(10)}{body}{chr(10)}{chr(10)}" for name, body in kept.items())}## Limits
 
 It knows a few dozen words; `latentcast` brings other prompts into its language and says what it changed.
-Binding colours to shapes gets harder with every object, and relations are learned only in part. No pictures
-of people, places or art were used in training.
+Every object more makes it likelier that a shape is wrong or that an object comes twice, and now and then a
+relation that was told does not hold. No pictures of people, places or art were used in training.
 
 ## Prompts of the sheet, in reading order
 

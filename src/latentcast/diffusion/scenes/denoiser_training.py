@@ -16,7 +16,6 @@ import numpy.typing as npt
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
-from latentcast.codec.calibration import calibration_file
 from latentcast.diffusion.loading import quiet, require_device
 from latentcast.diffusion.pipeline import load_pipeline
 from latentcast.diffusion.scenes.agreement import Similarity
@@ -91,7 +90,7 @@ def retrain_denoiser(
         progress=progress,
         stop_at=stop_at,
     )
-    calibration_file(str(out)).unlink(missing_ok=True)
+    (out / "calibration.json").unlink(missing_ok=True)
     drop_section(out, "Fit to the theory")
     _save(denoiser, out)
     return judge_model(
