@@ -54,6 +54,9 @@ class MadeUpDenoiser:
     def path(self, num_steps: int) -> NoisePath:
         return NoisePath.stable_diffusion(num_steps)
 
+    def close(self) -> None:
+        """There is nothing to end."""
+
     def start(self, caption: str, seed: int, num_steps: int) -> "MadeUpRun":
         return MadeUpRun(caption, np.random.default_rng(seed), num_steps, num_steps)
 

@@ -121,6 +121,11 @@ class BatchedDenoiser:
         self._empty_text: Any = None
         self._schedule = lru_cache(maxsize=16)(self._make_schedule)
 
+    def close(self) -> None:
+        """End the threads; nothing can be denoised after it."""
+        if self._helpers is not None:
+            self._helpers.shutdown()
+
     @property
     def latent_shape(self) -> LatentShape:
         """(channels, height, width) of a latent."""

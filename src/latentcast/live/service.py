@@ -136,6 +136,7 @@ class LiveService:
         await self.end_sessions()
         if self._engine is not None:
             await asyncio.to_thread(self._engine.close)
+        self._denoiser.close()
         log_event("closed")
 
     def calibration(self, num_steps: int) -> Calibration:
