@@ -96,11 +96,14 @@ class Bands:
             float32 (..., M).
         """
         spectrum = self._rows @ latents @ self._columns.T
-        return np.asarray(spectrum.reshape(*latents.shape[:-3], -1)[..., self._order], np.float32)
+        # `take` is several times quicker than an index here.
+        return np.asarray(spectrum.reshape(*latents.shape[:-3], -1).take(self._order, axis=-1), np.float32)
 
     def inverse(self, coefficients: FloatArray) -> FloatArray:
         """Latents from coefficients, float32 (..., channels, height, width)."""
-        spectrum = coefficients[..., self._place].reshape(*coefficients.shape[:-1], *self.latent_shape)
+        spectrum = coefficients.take(self._place, axis=-1).reshape(
+            *coefficients.shape[:-1], *self.latent_shape
+        )
         return np.asarray(self._rows.T @ spectrum @ self._columns, np.float32)
 
 
