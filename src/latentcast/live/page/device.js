@@ -39,7 +39,7 @@ export class DeviceSession {
    * Take the bytes of a message.
    *
    * @param {Uint8Array} bytes
-   * @param {number} clockMs of any beginning
+   * @param {number} clockMs since the request went out, by a clock that nobody sets
    * @returns {{message: object | null, answers: Uint8Array[]}} the message, null if it is damaged
    * @throws {ProtocolError} if there are too many gaps to go on
    */

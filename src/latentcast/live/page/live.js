@@ -124,7 +124,7 @@ export class LiveRequest {
     if (this.sentAt !== null && this.elapsedMs >= this.fields.deadline_ms) this.freeze();
     this.heardAt = performance.now();
     try {
-      const { message, answers } = this.device.receive(new Uint8Array(data), this.heardAt);
+      const { message, answers } = this.device.receive(new Uint8Array(data), this.elapsedMs);
       this.send(answers);
       if (message) this.react(message);
     } catch (error) {
