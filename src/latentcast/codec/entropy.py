@@ -26,9 +26,11 @@ __all__ = [
     "NUM_SHAPES",
     "NUM_SYMBOLS",
     "PRICE",
+    "SMALLEST_DEVIATION",
     "TOTAL_BITS",
     "EntropyModel",
     "class_deviation",
+    "class_of_octave",
     "entropy_model",
     "scale_class",
     "train_tables",
@@ -41,6 +43,8 @@ CLASSES_PER_OCTAVE = 4
 FIRST_CLASS = -4
 BASE_CLASSES = 20
 MAX_CLASS = 107
+SMALLEST_DEVIATION = 2.0**-40
+"""What is smaller, zero above all, counts as this where a logarithm is taken; no class reaches so low."""
 NUM_SYMBOLS = 24
 TOTAL_BITS = 15
 SHAPES = ("gaussian", "laplacian")
@@ -78,9 +82,13 @@ def scale_class(deviation: FloatArray) -> NDArray[np.int32]:
         >>> scale_class(np.array([1.0, 2.1, 0.0])).tolist()
         [4, 8, -1]
     """
-    octaves = np.log2(np.maximum(deviation, 2.0**-40))
-    number = np.rint(CLASSES_PER_OCTAVE * octaves) - FIRST_CLASS
-    return np.asarray(np.clip(number, -1, MAX_CLASS), np.int32)
+    return class_of_octave(np.log2(np.maximum(deviation, SMALLEST_DEVIATION)))
+
+
+def class_of_octave(octave: FloatArray) -> NDArray[np.int32]:
+    """`scale_class` of a binary logarithm of a standard deviation in half steps, float64 of any shape."""
+    number = np.rint(CLASSES_PER_OCTAVE * octave) - FIRST_CLASS
+    return np.asarray(np.minimum(np.maximum(number, -1), MAX_CLASS), np.int32)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

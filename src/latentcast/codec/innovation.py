@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from latentcast.codec.entropy import (
     CLASSES_PER_OCTAVE,
-    FIRST_CLASS,
     MAX_CLASS,
+    SMALLEST_DEVIATION,
     EntropyModel,
     class_deviation,
+    class_of_octave,
     scale_class,
 )
 
@@ -89,9 +90,9 @@ class Innovation:
         edges, octave, shape = _measure(values, start, group_size(values.size))
         return cls(values=values, start=start, edges=edges, octave=octave, shape=shape)
 
-    def classes(self, index: int) -> NDArray[np.int64]:
+    def classes(self, index: int) -> NDArray[np.int32]:
         """Scale class of every run at a step."""
-        return np.asarray(_classes(self.octave, _octave_of_step(index)))
+        return class_of_octave(self.octave - (TOP_EXPONENT - index / STEPS_PER_OCTAVE))
 
     def finest_step(self) -> int:
         """The finest step at which no run lies above the highest class."""
@@ -142,11 +143,6 @@ class Innovation:
         return values, per_value
 
 
-def _octave_of_step(index: int) -> float:
-    """Binary logarithm of `step_size`."""
-    return TOP_EXPONENT - index / STEPS_PER_OCTAVE
-
-
 @numba.njit(cache=True)
 def _measure(values: Any, start: Any, group_size: Any) -> Any:
     """Edges and octaves of the runs, and which shape of distribution is theirs."""
@@ -165,7 +161,7 @@ def _measure(values: Any, start: Any, group_size: Any) -> Any:
             squares += value * value
             total += abs(value)
         deviation = np.sqrt(squares / length)
-        octave[run] = np.log2(max(deviation, 2.0**-40))
+        octave[run] = np.log2(max(deviation, SMALLEST_DEVIATION))
         if deviation > 0.0:
             scaled += total / deviation
             counted += length
@@ -175,16 +171,6 @@ def _measure(values: Any, start: Any, group_size: Any) -> Any:
     # Mean magnitude over deviation is 0.798 for Gaussian numbers and 0.707 for Laplacian ones.
     shape = int(counted > 0 and scaled < 0.755 * counted)
     return edges[: run + 1], octave[:run], shape
-
-
-@numba.njit(cache=True)
-def _classes(octave: Any, octave_of_step: Any) -> Any:
-    """As `scale_class`, of all runs."""
-    classes = np.empty(octave.size, np.int64)
-    for run in range(octave.size):
-        number = np.rint(CLASSES_PER_OCTAVE * (octave[run] - octave_of_step)) - FIRST_CLASS
-        classes[run] = min(max(int(number), -1), MAX_CLASS)
-    return classes
 
 
 @numba.njit(cache=True)
