@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentcast.diffusion.scenes.captions import VOCABULARY, caption, full_caption
+from latentcast.diffusion.scenes.captions import MENTION, VOCABULARY, describe, full_caption
 from latentcast.diffusion.scenes.reading import interpret
 from latentcast.diffusion.scenes.scene import COLOURS, FLOORS, SHAPES, SKIES, Scene, SceneObject
 from latentcast.diffusion.scenes.senses import _SYNONYMS, KNOWN, sense_of
@@ -48,7 +48,7 @@ def relations_told(text: str) -> list[tuple[str, str, str]]:
 @given(scenes, st.integers(0, 2**32))
 def test_captions_use_known_words_and_tell_the_truth(scene: Scene, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    for text in (caption(scene, rng), full_caption(scene, rng)):
+    for text in (describe(scene, rng, MENTION).text, full_caption(scene, rng)):
         assert set(text.split()) <= set(VOCABULARY)
         looks = [f"{thing.colour} {thing.shape}" for thing in scene.objects]
         assert sorted(re.findall(rf"(?:{'|'.join(COLOURS)}) (?:{'|'.join(SHAPES)})", text)) == sorted(looks)

@@ -14,7 +14,6 @@ __all__ = [
     "SKY_PHRASES",
     "VOCABULARY",
     "Description",
-    "caption",
     "describe",
     "full_caption",
     "name_of",
@@ -66,22 +65,6 @@ def name_of(colour: str, shape: str) -> str:
     return f"{_article(words)} {words}"
 
 
-def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Write a sentence that is true of a scene.
-
-    The order of mention varies, relations are told from either side, and floor and sky are mentioned in three
-    quarters of the sentences each.
-
-    Args:
-        scene: what to describe.
-        rng: chooses among the many true sentences.
-
-    Returns:
-        Lower-case words of `VOCABULARY`.
-    """
-    return describe(scene, rng, MENTION).text
-
-
 def full_caption(scene: Scene, rng: np.random.Generator) -> str:
     """Write a sentence that leaves nothing out: every clear relation, the floor and the sky."""
     return describe(scene, rng).text
@@ -103,7 +86,9 @@ class Description:
 
 
 def describe(scene: Scene, rng: np.random.Generator, mention: float = 1.0) -> Description:
-    """Write a sentence, and say what it tells.
+    """Write a sentence that is true of a scene, in lower-case words of `VOCABULARY`, and say what it tells.
+
+    The order of mention varies, and relations are told from either side.
 
     Args:
         scene: what to describe.
