@@ -154,11 +154,11 @@ def run_model_fit(runs: Runs, folder: Path | None, out: Path, *, card: bool, as_
     values = {"model": runs.model, "seed": seed, **fit.to_dict()}
     files = [output.write_json("fit.json", values), *draw_fit(fit, output)]
     if card:
-        from latentcast.diffusion.scenes.card import write_section
+        from latentcast.diffusion.scenes.card import FIT_SECTION, write_section
 
         assert isinstance(place, Path)
         try:
-            write_section(place, "Fit to the theory", _markdown(fit, seed))
+            write_section(place, FIT_SECTION, _markdown(fit, seed))
         except OSError as error:
             raise ModelError(f"cannot write the card in {place}: {error.strerror or error}") from error
         files.append(place / "README.md")

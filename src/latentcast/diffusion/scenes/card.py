@@ -16,17 +16,29 @@ from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.sheets import picture_sheet
 from latentcast.diffusion.scenes.verdict import Hits, Scores
 
-__all__ = ["GUIDANCE_SCALE", "Findings", "Judged", "drop_section", "psnr_db", "write_card", "write_section"]
+__all__ = [
+    "FIT_SECTION",
+    "GUIDANCE_SCALE",
+    "Findings",
+    "Judged",
+    "drop_section",
+    "psnr_db",
+    "write_card",
+    "write_section",
+]
 
 GUIDANCE_SCALE = 3.0
 """Of classifier-free guidance, in the pictures that are judged and by default."""
+
+FIT_SECTION = "Fit to the theory"
+"""Heading of what `latentcast model fit` measures."""
 
 _SHEET_COLUMNS = 8
 _SHEET_ROWS = 8
 _SHEET_PIXELS = 128
 
 # Sections that other commands measure; they stay while the weights do.
-_OTHERS = ("Fit to the theory", "The device's decoder")
+_OTHERS = (FIT_SECTION, "The device's decoder")
 # The section before which others are put.
 _LAST = "## Limits\n"
 

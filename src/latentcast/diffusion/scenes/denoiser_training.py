@@ -20,7 +20,7 @@ from latentcast.diffusion.loading import quiet, require_device
 from latentcast.diffusion.pipeline import load_pipeline
 from latentcast.diffusion.scenes.agreement import Similarity
 from latentcast.diffusion.scenes.autoencoder import encode_pictures
-from latentcast.diffusion.scenes.card import Findings, drop_section
+from latentcast.diffusion.scenes.card import FIT_SECTION, Findings, drop_section
 from latentcast.diffusion.scenes.composition import has_any
 from latentcast.diffusion.scenes.dataset import draw_scenes, mirrored, render_pictures
 from latentcast.diffusion.scenes.denoiser import Denoiser, train_denoiser
@@ -91,7 +91,7 @@ def retrain_denoiser(
         stop_at=stop_at,
     )
     (out / "calibration.json").unlink(missing_ok=True)
-    drop_section(out, "Fit to the theory")
+    drop_section(out, FIT_SECTION)
     _save(denoiser, out)
     return judge_model(
         out, device=device, similarity=similarity, progress=progress, work=work, plan=plan, stop_at=stop_at

@@ -36,7 +36,10 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def _merges() -> list[tuple[str, str]]:
-    """Pairs to join, the most frequent first; of equally frequent ones the last in the alphabet."""
+    """Pairs to join, the most frequent first; of equally frequent ones the last in the alphabet.
+
+    The trainer of the tokenizers package breaks such ties otherwise from one build to the next.
+    """
     words = [[*word[:-1], f"{word[-1]}</w>"] for word in VOCABULARY]
     merges = []
     while counts := Counter(pair for word in words for pair in pairwise(word)):
