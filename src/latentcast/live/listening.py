@@ -115,7 +115,7 @@ class LiveServer(uvicorn.Server):
         self._drain_seconds = drain_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
-        self._collected_after = gc.get_threshold()
+        self._usual_gc_threshold = gc.get_threshold()
 
     @property
     def url(self) -> str:
@@ -140,7 +140,7 @@ class LiveServer(uvicorn.Server):
         # comes goes without a collector, but for rare cycles.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(_YOUNG_OBJECTS, *self._collected_after[1:])
+        gc.set_threshold(_YOUNG_OBJECTS, *self._usual_gc_threshold[1:])
         if self._on_ready is not None:
             self._on_ready(self.url)
 
@@ -149,7 +149,7 @@ class LiveServer(uvicorn.Server):
         await self._service.end_sessions()
         await super().shutdown(sockets=sockets)
         gc.unfreeze()
-        gc.set_threshold(*self._collected_after)
+        gc.set_threshold(*self._usual_gc_threshold)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Refuse what is new and let the rest finish; at the second signal end at once."""
