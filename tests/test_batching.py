@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,20 @@ def test_steps_are_copies(denoiser: BatchedDenoiser) -> None:
     (second,), (expected,) = denoiser.advance([run]), denoiser.advance([twin])
     assert np.array_equal(second.sample, expected.sample)
     assert not np.array_equal(second.sample, kept)
+
+
+def test_the_threads_end_with_the_denoiser(model: DiffusersModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+    def helpers() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name.startswith("latentcast denoiser")}
+
+    others = helpers()
+    own = BatchedDenoiser(model)
+    own.advance([own.start(name, 0, 4) for name in "ab"])
+    assert helpers() - others
+    own.close()
+    assert not helpers() - others
 
 
 def test_wrong_runs(denoiser: BatchedDenoiser) -> None:

@@ -202,7 +202,7 @@ def test_nobody_starves_where_more_came_than_fit(engine: Engine, denoiser: Count
     turns = [number for number, batch in enumerate(denoiser.batches) if "patient" in batch]
     # Four calls make a fair turn. Passed over for twice as long, it comes next but for the others of whom the
     # same is true, and who have fewer steps left: two batches.
-    assert max(np.diff(turns)) <= 2 * 4 + 2 + 1
+    assert max(np.diff([0, *turns])) <= 2 * 4 + 2 + 1
     assert all(listener.steps for listener in short)
 
 

@@ -1,6 +1,7 @@
 """The server over real sockets on the loopback; the model is made up, save in one test."""
 
 import asyncio
+import gc
 import json
 import logging
 import socket
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
@@ -21,7 +23,9 @@ from latentcast.diffusion.pipeline import load_pipeline
 from latentcast.errors import ParameterError
 from latentcast.live import hosted
 from latentcast.live.access import Access, read_tokens
+from latentcast.live.admission import RefusedError
 from latentcast.live.device_session import DeviceSession
+from latentcast.live.engine import Work
 from latentcast.live.link.schedule import RateSchedule
 from latentcast.live.listening import Address
 from latentcast.live.messages import Cancel, Failure, Message, Ping, Pong, Ready, Request, Resume
@@ -484,3 +488,27 @@ def test_addresses(tmp_path: Path) -> None:
         Address(tls_cert=tmp_path / "cert")
     with pytest.raises(ParameterError, match="there is no file"):
         Address(tls_cert=tmp_path / "cert", tls_key=tmp_path / "key")
+
+
+def test_those_who_are_refused_are_told_different_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    with made_up_server() as server:
+        crowd = [Work(steps=50, deadline=time.monotonic() + 60.0)] * 100
+        monkeypatch.setattr(server.service.engine, "under_way", lambda: crowd)
+        told = []
+        for _ in range(4):
+            with pytest.raises(RefusedError) as refused:
+                server.service.admit(0.5)
+            told.append(refused.value.retry_seconds or 0.0)
+        monkeypatch.undo()
+    assert told == sorted(told)
+    # A request of the fewest steps among a hundred takes some 7 ms of the engine.
+    assert min(np.diff(told)) > 1e-3
+
+
+def test_the_collector_is_given_back_when_the_server_ends() -> None:
+    threshold, frozen = gc.get_threshold(), gc.get_freeze_count()
+    with made_up_server():
+        assert gc.get_freeze_count() > frozen
+        assert gc.get_threshold() != threshold
+    assert gc.get_freeze_count() == 0
+    assert gc.get_threshold() == threshold

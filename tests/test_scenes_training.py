@@ -16,7 +16,7 @@ from latentcast.diffusion.scenes.card import Findings, write_section
 from latentcast.diffusion.scenes.checkpoint import load_checkpoint, save_checkpoint
 from latentcast.diffusion.scenes.composition import HELD_OUT_LOOKS, composition_of, has_any
 from latentcast.diffusion.scenes.dataset import draw_scenes, mirrored, render_pictures
-from latentcast.diffusion.scenes.denoiser import build_denoiser
+from latentcast.diffusion.scenes.denoiser import _draw_steps, _weights, build_denoiser
 from latentcast.diffusion.scenes.denoiser_training import renewed, retrain_denoiser
 from latentcast.diffusion.scenes.judge import train_judge
 from latentcast.diffusion.scenes.judging import judge_model, recorded_plan
@@ -25,7 +25,7 @@ from latentcast.diffusion.scenes.plan import CPU_PLAN, GPU_PLAN, TrainingPlan
 from latentcast.diffusion.scenes.render import IMAGE_SIZE, render, visible_shares
 from latentcast.diffusion.scenes.sampling import draw_prompts
 from latentcast.diffusion.scenes.scene import COLOURS, Scene, SceneObject
-from latentcast.diffusion.scenes.text import build_text_encoder
+from latentcast.diffusion.scenes.text import COUNT_SHARES, build_text_encoder
 from latentcast.diffusion.scenes.tokens import build_tokenizer, token_ids
 from latentcast.diffusion.scenes.training import train
 from latentcast.errors import ModelError, ParameterError, PausedError
@@ -333,3 +333,16 @@ def test_the_shipped_weights_say_how_they_were_trained() -> None:
     plan = recorded_plan(weights_folder())
     assert plan.held_out_looks == HELD_OUT_LOOKS
     assert plan == CPU_PLAN
+
+
+def test_the_denoiser_learns_more_of_what_is_hard() -> None:
+    """High noise, and scenes of several objects, have the shares that they are meant to have."""
+    rng = np.random.default_rng(0)
+    steps = np.concatenate([_draw_steps(64, rng) for _ in range(100)])
+    assert steps.min() >= 0
+    assert steps.max() <= 999
+    # Strata leave one draw of 64 in doubt.
+    assert np.mean(steps >= 400) == pytest.approx(0.7, abs=1 / 64)
+    scenes = draw_scenes(60, 3)
+    shares = np.bincount([len(scene.objects) for scene in scenes], _weights(scenes), minlength=4)
+    assert shares[1:] == pytest.approx(COUNT_SHARES)
