@@ -1,7 +1,6 @@
 """The server over real sockets on the loopback; the model is made up, save in one test."""
 
 import asyncio
-import gc
 import json
 import logging
 import socket
@@ -503,12 +502,3 @@ def test_those_who_are_refused_are_told_different_times(monkeypatch: pytest.Monk
     assert told == sorted(told)
     # A request of the fewest steps among a hundred takes some 7 ms of the engine.
     assert min(np.diff(told)) > 1e-3
-
-
-def test_the_collector_is_given_back_when_the_server_ends() -> None:
-    threshold, frozen = gc.get_threshold(), gc.get_freeze_count()
-    with made_up_server():
-        assert gc.get_freeze_count() > frozen
-        assert gc.get_threshold() != threshold
-    assert gc.get_freeze_count() == 0
-    assert gc.get_threshold() == threshold

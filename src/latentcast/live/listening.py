@@ -7,7 +7,6 @@ is new while sessions under way go on, for at most `DRAIN_SECONDS`; a second sig
 from __future__ import annotations
 
 import asyncio
-import gc
 import socket
 import ssl
 from collections.abc import Callable
@@ -29,8 +28,6 @@ DRAIN_SECONDS = 30.0
 """How long sessions under way may go on after the server has been told to end."""
 
 _LOOK_SECONDS = 0.1
-# New objects between two looks for garbage: some hundred steps' worth.
-_YOUNG_OBJECTS = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +112,6 @@ class LiveServer(uvicorn.Server):
         self._drain_seconds = drain_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
-        self._usual_gc_threshold = gc.get_threshold()
 
     @property
     def url(self) -> str:
@@ -136,11 +132,6 @@ class LiveServer(uvicorn.Server):
             ) from None
         if not self.started:
             raise LiveError("the model cannot be run; the log says why")
-        # All that is here now stays; to look through it for garbage would hold everybody up for 0.15 s. What
-        # comes goes without a collector, but for rare cycles.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(_YOUNG_OBJECTS, *self._usual_gc_threshold[1:])
         if self._on_ready is not None:
             self._on_ready(self.url)
 
@@ -148,8 +139,6 @@ class LiveServer(uvicorn.Server):
         """End what is left, with a word to its devices, and stop listening."""
         await self._service.end_sessions()
         await super().shutdown(sockets=sockets)
-        gc.unfreeze()
-        gc.set_threshold(*self._usual_gc_threshold)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Refuse what is new and let the rest finish; at the second signal end at once."""
