@@ -9,7 +9,16 @@ import math
 
 import numpy as np
 
-from latentcast.diffusion.scenes.scene import COLOURS, FLOORS, SHAPES, SKIES, Camera, Scene, SceneObject
+from latentcast.diffusion.scenes.scene import (
+    COLOURS,
+    FINISHES,
+    FLOORS,
+    SHAPES,
+    SKIES,
+    Camera,
+    Scene,
+    SceneObject,
+)
 
 __all__ = ["arrange", "draw_object_count"]
 
@@ -49,13 +58,16 @@ def arrange(rng: np.random.Generator, count: int) -> Scene | None:
             other_reach = other.radius * (1.42 if other.shape == "cube" else 1.0)
             if math.hypot(x - other.x, z - other.z) < reach + other_reach + 0.05:
                 return None
-        objects.append(SceneObject(shape=shape, colour=colour, x=x, z=z, radius=radius, yaw_rad=yaw))
+        finish = list(FINISHES)[rng.integers(len(FINISHES))]
+        objects.append(
+            SceneObject(shape=shape, colour=colour, x=x, z=z, radius=radius, yaw_rad=yaw, finish=finish)
+        )
     return Scene(
         objects=tuple(objects),
         floor=FLOORS[rng.integers(len(FLOORS))],
         sky=SKIES[rng.integers(len(SKIES))],
-        camera=Camera(height=rng.uniform(1.7, 2.3)),
-        light_azimuth_rad=float(rng.choice([-1.0, 1.0]) * rng.uniform(0.5, 1.2)),
-        light_elevation_rad=rng.uniform(0.75, 1.05),
+        camera=Camera(height=rng.uniform(1.6, 2.7), half_view=rng.uniform(0.315, 0.355)),
+        light_azimuth_rad=float(rng.choice([-1.0, 1.0]) * rng.uniform(0.4, 1.3)),
+        light_elevation_rad=rng.uniform(0.65, 1.1),
         floor_yaw_rad=rng.uniform(-0.5, 0.5),
     )

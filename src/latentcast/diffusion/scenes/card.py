@@ -181,8 +181,8 @@ def write_card(
     kept = {} if anew else _sections(folder, _OTHERS)
     text = f"""# scenes: the embedded model of latentcast
 
-A text-conditional latent diffusion model of rendered scenes: one to three spheres, cubes and cylinders in
-eight colours on three floors under three skies; {size} x {size} pixels, latents of
+A text-conditional latent diffusion model of rendered scenes: one to three spheres, cubes and cylinders, matte
+or glossy, in eight colours on three floors under three skies; {size} x {size} pixels, latents of
 4 x {size // 8} x {size // 8}. It is an ordinary diffusers `StableDiffusionPipeline` folder in float16 with
 Stable Diffusion's noise schedule; the network predicts v. It was trained from nothing by `latentcast model
 train scenes` on pictures that the repository's own renderer drew.

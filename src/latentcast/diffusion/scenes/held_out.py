@@ -39,7 +39,7 @@ def held_out_prompts(count: int = NUM_HELD_OUT) -> tuple[str, ...]:
 
     Example:
         >>> held_out_prompts(1)
-        ('a yellow cylinder to the left of a green cylinder on a checkered floor at night',)
+        ('a purple cylinder in front of a purple cube on a checkered floor by day',)
     """
     if not 1 <= count <= _MAX_PROMPTS:
         raise ParameterError(f"the number of held-out prompts is {count}; it must be 1 to {_MAX_PROMPTS}")

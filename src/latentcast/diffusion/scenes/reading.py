@@ -94,7 +94,7 @@ def interpret(prompt: str, seed: int = 0) -> Interpretation:
         Interpretation(caption='a red sphere', notes=("'dragon' is not known and was left out",
         'no shape was named: a sphere was chosen'))
         >>> interpret("").caption
-        'a cyan sphere on a wooden floor at night'
+        'a cyan sphere on a wooden floor under a day sky'
     """
     text = prompt.lower()
     for pattern, replacement in _REWRITTEN:

@@ -1,4 +1,4 @@
-"""A small ray caster for scenes: soft shadows, ambient occlusion, Fresnel reflection of the sky.
+"""A small ray tracer for scenes: soft shadows, ambient occlusion, solids matte or glossy with reflections.
 
 Compiled with numba, which only training needs; running the model does not import this module.
 """
@@ -11,13 +11,18 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from latentcast.diffusion.scenes.scene import COLOURS, FLOORS, SHAPES, Scene
+from latentcast.diffusion.scenes.floors import floor_pattern
+from latentcast.diffusion.scenes.scene import COLOURS, FINISHES, FLOORS, SHAPES, Scene
+from latentcast.diffusion.scenes.solids import camera_ray, hit, nearest
 
 __all__ = ["IMAGE_SIZE", "object_map", "render", "visible_shares"]
 
 IMAGE_SIZE = 128
-_SUBSAMPLES = 3  # per axis; each takes one stratified ray to the light's disc
+_SUBSAMPLES = 3  # per axis; each takes one stratified ray to the light's disc ...
+_PENUMBRA_RAYS = 4  # ... and so many where these find a pixel to be partly in shadow
 _LIGHT_RADIUS = 0.13  # of the light's disc seen from one unit away: the softness of shadows
+
+_ROUGHNESS = 0.4  # width of what a surface mirrors of the floor one unit away
 
 # Per sky: zenith, horizon, light and ambient colours, linear light.
 _SKY_COLOURS = {
@@ -37,11 +42,12 @@ Float = npt.NDArray[np.float64]
 
 def _pack(scene: Scene) -> tuple[Float, Float, Float]:
     """Flatten a scene into the arrays that compiled code reads: objects, environment, camera."""
-    objects = np.zeros((len(scene.objects), 9))
+    objects = np.zeros((len(scene.objects), 10))
     for row, thing in zip(objects, scene.objects, strict=True):
         row[0] = SHAPES.index(thing.shape)
         row[1:6] = thing.x, thing.z, thing.radius, math.cos(thing.yaw_rad), math.sin(thing.yaw_rad)
         row[6:9] = COLOURS[thing.colour]
+        row[9] = FINISHES[thing.finish]
     elevation, azimuth = scene.light_elevation_rad, scene.light_azimuth_rad
     light = (
         math.cos(elevation) * math.sin(azimuth),
@@ -96,88 +102,6 @@ def visible_shares(scene: Scene) -> list[float]:
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _ray(camera, u, v):
-    """Direction of the ray through picture coordinates u, v in -1..1."""
-    pitch = math.atan2(camera[2] - camera[0], camera[1])
-    x, y, z = u * camera[3], v * camera[3], 1.0
-    c, s = math.cos(pitch), math.sin(pitch)
-    y, z = y * c + z * s, -y * s + z * c
-    norm = 1.0 / math.sqrt(x * x + y * y + z * z)
-    return x * norm, y * norm, z * norm
-
-
-@njit(cache=True, fastmath=True, nogil=True)
-def _hit(thing, ox, oy, oz, dx, dy, dz):
-    """Distance along the ray to one object and the surface normal there; a huge distance where it misses."""
-    far = 1e9
-    px, pz, r = ox - thing[1], oz - thing[2], thing[3]
-    kind = int(thing[0])
-    if kind == 0:
-        py = oy - r
-        b = px * dx + py * dy + pz * dz
-        c = px * px + py * py + pz * pz - r * r
-        disc = b * b - c
-        if disc <= 0.0:
-            return far, 0.0, 0.0, 0.0
-        t = -b - math.sqrt(disc)
-        if t < 1e-4:
-            return far, 0.0, 0.0, 0.0
-        return t, (px + t * dx) / r, (py + t * dy) / r, (pz + t * dz) / r
-    if kind == 1:
-        cy, sy = thing[4], thing[5]
-        qx, qz = cy * px - sy * pz, sy * px + cy * pz
-        ex, ez = cy * dx - sy * dz, sy * dx + cy * dz
-        near, leave, axis, sign = -far, far, 0, 1.0
-        for k in range(3):
-            p = qx if k == 0 else (oy - r if k == 1 else qz)
-            d = ex if k == 0 else (dy if k == 1 else ez)
-            if abs(d) < 1e-9:
-                if abs(p) > r:
-                    return far, 0.0, 0.0, 0.0
-                continue
-            t0, t1 = (-r - p) / d, (r - p) / d
-            side = -1.0
-            if t0 > t1:
-                t0, t1, side = t1, t0, 1.0
-            if t0 > near:
-                near, axis, sign = t0, k, side
-            leave = min(leave, t1)
-        if near > leave or near < 1e-4:
-            return far, 0.0, 0.0, 0.0
-        if axis == 1:
-            return near, 0.0, sign, 0.0
-        nx, nz = (sign, 0.0) if axis == 0 else (0.0, sign)
-        return near, cy * nx + sy * nz, 0.0, -sy * nx + cy * nz
-    height = 2.0 * r
-    best, bx, by, bz = far, 0.0, 0.0, 0.0
-    a = dx * dx + dz * dz
-    if a > 1e-9:
-        b = px * dx + pz * dz
-        disc = b * b - a * (px * px + pz * pz - r * r)
-        if disc > 0.0:
-            t = (-b - math.sqrt(disc)) / a
-            y = oy + t * dy
-            if t > 1e-4 and 0.0 <= y <= height:
-                best, bx, bz = t, (px + t * dx) / r, (pz + t * dz) / r
-    if abs(dy) > 1e-9:
-        t = (height - oy) / dy
-        qx, qz = px + t * dx, pz + t * dz
-        if 1e-4 < t < best and qx * qx + qz * qz <= r * r:
-            best, bx, by, bz = t, 0.0, 1.0, 0.0
-    return best, bx, by, bz
-
-
-@njit(cache=True, fastmath=True, nogil=True)
-def _nearest(objects, ox, oy, oz, dx, dy, dz):
-    best, which, nx, ny, nz = 1e9, -1, 0.0, 0.0, 0.0
-    for i in range(objects.shape[0]):
-        t, ax, ay, az = _hit(objects[i], ox, oy, oz, dx, dy, dz)
-        if t < best:
-            best, which, nx, ny, nz = t, i, ax, ay, az
-    return best, which, nx, ny, nz
-
-
-@njit(cache=True, fastmath=True, nogil=True)
 def _sky(env, dx, dy, dz, channel):
     """Sky colour in a direction: a gradient from horizon to zenith, and a glow around the light."""
     up = max(dy, 0.0)
@@ -185,23 +109,6 @@ def _sky(env, dx, dy, dz, channel):
     value = env[9 + channel] * (1.0 - mix) + env[6 + channel] * mix
     toward = max(dx * env[0] + dy * env[1] + dz * env[2], 0.0)
     return value + 0.25 * env[12 + channel] * toward**64
-
-
-@njit(cache=True, fastmath=True, nogil=True)
-def _floor_mix(env, x, z):
-    """Which of the floor's two albedos shows at a point (0..1), and a factor for seams and grain."""
-    u, v = env[4] * x - env[5] * z, env[5] * x + env[4] * z
-    kind = int(env[3])
-    if kind == 0:
-        return 0.0, 1.0
-    if kind == 1:
-        return float((math.floor(u) + math.floor(v)) % 2), 1.0
-    row = math.floor(u / 0.52)
-    shade = math.sin(row * 12.9898) * 43758.5453
-    shade -= math.floor(shade)
-    seam = u / 0.52 - row
-    grain = 0.94 + 0.06 * math.sin(23.0 * u + 2.0 * math.sin(1.7 * v + 5.0 * shade))
-    return shade, grain * (0.45 if seam < 0.05 else 1.0)
 
 
 @njit(cache=True, fastmath=True, nogil=True)
@@ -220,80 +127,134 @@ def _occlusion(objects, skip, x, y, z, nx, ny, nz):
 
 
 @njit(cache=True, fastmath=True, nogil=True)
+def _floor_albedo(env, x, z, dx, dy, dz, spread, albedo):
+    """Fill in the floor's albedo where a ray meets it."""
+    mix, factor = floor_pattern(int(env[3]), env[4], env[5], x, z, dx, dy, dz, spread)
+    for c in range(3):
+        albedo[c] = (env[18 + c] * (1.0 - mix) + env[21 + c] * mix) * factor
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def _reflected(objects, env, which, x, y, z, nx, ny, nz, dx, dy, dz, spread, colour):
+    """Fill in the colour that reaches a point from a direction: another object, floor or sky, unshadowed."""
+    _, other, mx, my, mz = nearest(objects, x + 1e-3 * nx, y + 1e-3 * ny, z + 1e-3 * nz, dx, dy, dz)
+    if other >= 0 and other != which:
+        facing = max(mx * env[0] + my * env[1] + mz * env[2], 0.0)
+        for c in range(3):
+            colour[c] = objects[other, 6 + c] * (0.8 * facing * env[12 + c] + 0.6 * env[15 + c])
+    elif dy >= -1e-6:
+        for c in range(3):
+            colour[c] = _sky(env, dx, dy, dz, c)
+    else:
+        t = -y / dy
+        _floor_albedo(env, x + t * dx, z + t * dz, dx, dy, dz, spread + _ROUGHNESS * t, colour)
+        fog = 1.0 - math.exp(-0.0045 * max(t - 1.0, 0.0) ** 2)
+        # Next to the solid the floor lies in its shade.
+        shade = 0.35 + 0.65 * min(t, 1.0)
+        for c in range(3):
+            light = 0.8 * env[1] * env[12 + c] + env[15 + c]
+            colour[c] = colour[c] * light * shade * (1.0 - fog) + fog * env[9 + c]
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def _lit(objects, env, which, x, y, z, nx, ny, nz, cell, rays, sub):
+    """Share of one of the sub x sub cells of the light's disc that a point sees, by rays to places in it."""
+    lx, ly, lz = env[0], env[1], env[2]
+    # Two directions across the light, for points on its disc.
+    ax, az = lz / math.hypot(lx, lz), -lx / math.hypot(lx, lz)
+    bx, by, bz = ly * az, lz * ax - lx * az, -ly * ax
+    rings = min(rays, 2)
+    sectors = rays // rings
+    seen = 0.0
+    for ray in range(rays):
+        out = (cell % sub + (ray % rings + np.random.random()) / rings) / sub
+        radius = _LIGHT_RADIUS * math.sqrt(out)
+        angle = 2.0 * math.pi * (cell // sub + (ray // rings + np.random.random()) / sectors) / sub
+        p, q = radius * math.cos(angle), radius * math.sin(angle)
+        sx, sy, sz = lx + p * ax + q * bx, ly + q * by, lz + p * az + q * bz
+        norm = 1.0 / math.sqrt(sx * sx + sy * sy + sz * sz)
+        blocked = nearest(
+            objects, x + 1e-3 * nx, y + 1e-3 * ny, z + 1e-3 * nz, sx * norm, sy * norm, sz * norm
+        )[1]
+        if blocked < 0 or blocked == which:
+            seen += 1.0
+    return seen / rays
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def _pixel(objects, env, camera, row, column, size, sub, order, rays, colour, albedo, reflected):
+    """Sum the colours of a pixel's samples; says whether it lies partly in shadow."""
+    colour[:] = 0.0
+    faced, seen = 0, 0.0
+    for k in range(sub * sub):
+        u = (2.0 * (column + (k % sub + 0.5) / sub) - size) / size
+        v = (size - 2.0 * (row + (k // sub + 0.5) / sub)) / size
+        dx, dy, dz = camera_ray(camera, u, v)
+        ox, oy, oz = 0.0, camera[0], -camera[1]
+        t, which, nx, ny, nz = nearest(objects, ox, oy, oz, dx, dy, dz)
+        fog, gloss = 0.0, 0.0
+        if dy < -1e-6 and -oy / dy < t:
+            t, which = -oy / dy, -2
+            nx, ny, nz = 0.0, 1.0, 0.0
+        if which == -1:
+            for c in range(3):
+                colour[c] += _sky(env, dx, dy, dz, c)
+            continue
+        x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
+        # Of a sample's cell and a little more, as a good filter has it.
+        spread = 1.5 * 2.0 * camera[3] * t / (size * sub)
+        if which == -2:
+            _floor_albedo(env, x, z, dx, dy, dz, spread, albedo)
+            fog = 1.0 - math.exp(-0.0045 * max(t - 5.0, 0.0) ** 2)
+            gloss = 0.25
+        else:
+            for c in range(3):
+                albedo[c] = objects[which, 6 + c]
+            gloss = objects[which, 9]
+        # The cosine is taken to the light's middle; only shadows see the disc: faces stay smooth.
+        facing = max(nx * env[0] + ny * env[1] + nz * env[2], 0.0)
+        share = 0.0
+        if facing > 0.0:
+            share = _lit(objects, env, which, x, y, z, nx, ny, nz, order[k], rays, sub)
+            faced += 1
+            seen += share
+        facing *= share
+        open_sky = _occlusion(objects, which, x, y, z, nx, ny, nz)
+        # Light from below: what the floor sends back; less of it close to the ground.
+        bounce = 0.5 * (1.0 - ny) * (0.35 + 0.65 * min(y, 1.0))
+        ambient = (0.5 * (1.0 + ny) + 0.45 * bounce) * open_sky
+        cosine = max(-(dx * nx + dy * ny + dz * nz), 0.0)
+        fresnel = gloss * (0.05 + 0.55 * (1.0 - cosine) ** 5)
+        rx, ry, rz = dx + 2.0 * cosine * nx, dy + 2.0 * cosine * ny, dz + 2.0 * cosine * nz
+        toward = max(rx * env[0] + ry * env[1] + rz * env[2], 0.0)
+        # A wide faint sheen on everything, and a small bright glint on what is glossy.
+        glint = share * (0.40 * gloss * toward**90 + 0.07 * toward**10)
+        _reflected(objects, env, which, x, y, z, nx, ny, nz, rx, ry, rz, spread, reflected)
+        for c in range(3):
+            lit = albedo[c] * (0.80 * facing * env[12 + c] + ambient * env[15 + c])
+            value = lit * (1.0 - fresnel) + fresnel * reflected[c] * open_sky + glint * env[12 + c]
+            colour[c] += value * (1.0 - fog) + fog * env[9 + c]
+    return 0.0 < seen < faced
+
+
+@njit(cache=True, fastmath=True, nogil=True)
 def _render(objects, env, camera, seed, size, sub):
     np.random.seed(seed)
     image = np.empty((size, size, 3), np.uint8)
     colour = np.empty(3)
     albedo = np.empty(3)
-    lx, ly, lz = env[0], env[1], env[2]
-    # Two directions across the light, for points on its disc.
-    ax, az = lz / math.hypot(lx, lz), -lx / math.hypot(lx, lz)
-    bx, by, bz = ly * az, lz * ax - lx * az, -ly * ax
+    reflected = np.empty(3)
     order = np.arange(sub * sub)
     for row in range(size):
         for column in range(size):
-            colour[:] = 0.0
             # Light samples and picture samples are paired in a new order per pixel, so that neither's
             # regular grid shows.
             for k in range(sub * sub - 1, 0, -1):
                 j = np.random.randint(k + 1)
                 order[k], order[j] = order[j], order[k]
-            for k in range(sub * sub):
-                u = (2.0 * (column + (k % sub + 0.5) / sub) - size) / size
-                v = (size - 2.0 * (row + (k // sub + 0.5) / sub)) / size
-                dx, dy, dz = _ray(camera, u, v)
-                ox, oy, oz = 0.0, camera[0], -camera[1]
-                t, which, nx, ny, nz = _nearest(objects, ox, oy, oz, dx, dy, dz)
-                fog, gloss = 0.0, 0.0
-                if dy < -1e-6 and -oy / dy < t:
-                    t, which = -oy / dy, -2
-                    nx, ny, nz = 0.0, 1.0, 0.0
-                if which == -1:
-                    for c in range(3):
-                        colour[c] += _sky(env, dx, dy, dz, c)
-                    continue
-                x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
-                if which == -2:
-                    mix, grain = _floor_mix(env, x, z)
-                    for c in range(3):
-                        albedo[c] = (env[18 + c] * (1.0 - mix) + env[21 + c] * mix) * grain
-                    fog = 1.0 - math.exp(-0.0045 * max(t - 5.0, 0.0) ** 2)
-                    gloss = 0.25
-                else:
-                    for c in range(3):
-                        albedo[c] = objects[which, 6 + c]
-                    gloss = 1.0
-                cell = order[k]
-                radius = _LIGHT_RADIUS * math.sqrt((cell % sub + np.random.random()) / sub)
-                angle = 2.0 * math.pi * (cell // sub + np.random.random()) / sub
-                p, q = radius * math.cos(angle), radius * math.sin(angle)
-                sx, sy, sz = lx + p * ax + q * bx, ly + q * by, lz + p * az + q * bz
-                norm = 1.0 / math.sqrt(sx * sx + sy * sy + sz * sz)
-                sx, sy, sz = sx * norm, sy * norm, sz * norm
-                # The cosine is taken to the light's middle; only shadows see the disc: faces stay smooth.
-                facing = max(nx * lx + ny * ly + nz * lz, 0.0)
-                if facing > 0.0:
-                    blocked = _nearest(objects, x + 1e-3 * nx, y + 1e-3 * ny, z + 1e-3 * nz, sx, sy, sz)[1]
-                    if blocked >= 0 and blocked != which:
-                        facing = 0.0
-                open_sky = _occlusion(objects, which, x, y, z, nx, ny, nz)
-                # Light from below: what the floor sends back; less of it close to the ground.
-                bounce = 0.5 * (1.0 - ny) * (0.35 + 0.65 * min(y, 1.0))
-                ambient = (0.5 * (1.0 + ny) + 0.45 * bounce) * open_sky
-                cosine = max(-(dx * nx + dy * ny + dz * nz), 0.0)
-                fresnel = gloss * (0.04 + 0.55 * (1.0 - cosine) ** 5)
-                rx, ry, rz = dx + 2.0 * cosine * nx, dy + 2.0 * cosine * ny, dz + 2.0 * cosine * nz
-                toward = max(rx * lx + ry * ly + rz * lz, 0.0)
-                glint = gloss * (0.38 * toward**90 + 0.06 * toward**12) if facing > 0.0 else 0.0
-                for c in range(3):
-                    lit = albedo[c] * (0.80 * facing * env[12 + c] + ambient * env[15 + c])
-                    # What is mirrored from below the horizon is the floor, taken for its mean albedo.
-                    if ry > 0.0:
-                        mirrored = _sky(env, rx, ry, rz, c)
-                    else:
-                        mirrored = 0.5 * (env[18 + c] + env[21 + c]) * (env[15 + c] + 0.4 * env[12 + c])
-                    value = lit * (1.0 - fresnel) + fresnel * mirrored * open_sky + glint * env[12 + c]
-                    colour[c] += value * (1.0 - fog) + fog * env[9 + c]
+            args = (objects, env, camera, row, column, size, sub, order)
+            if _pixel(*args, 1, colour, albedo, reflected):
+                _pixel(*args, _PENUMBRA_RAYS, colour, albedo, reflected)
             for c in range(3):
                 value = colour[c] / (sub * sub)
                 value = 1.0 - math.exp(-1.15 * value)  # film-like shoulder: highlights never clip hard
@@ -309,8 +270,8 @@ def _seen(objects, camera, size):
         for column in range(size):
             u = (2.0 * (column + 0.5) - size) / size
             v = (size - 2.0 * (row + 0.5)) / size
-            dx, dy, dz = _ray(camera, u, v)
-            which[row, column] = _nearest(objects, 0.0, camera[0], -camera[1], dx, dy, dz)[1]
+            dx, dy, dz = camera_ray(camera, u, v)
+            which[row, column] = nearest(objects, 0.0, camera[0], -camera[1], dx, dy, dz)[1]
     return which
 
 
@@ -323,10 +284,10 @@ def _visible(objects, camera, size):
         for column in range(size):
             u = (2.0 * (column + 0.5) - size) / size
             v = (size - 2.0 * (row + 0.5)) / size
-            dx, dy, dz = _ray(camera, u, v)
+            dx, dy, dz = camera_ray(camera, u, v)
             best, which = 1e9, -1
             for i in range(count):
-                t = _hit(objects[i], 0.0, camera[0], -camera[1], dx, dy, dz)[0]
+                t = hit(objects[i], 0.0, camera[0], -camera[1], dx, dy, dz)[0]
                 if t < 1e8:
                     whole[i] += 1.0
                     if row == 0 or column == 0 or row == size - 1 or column == size - 1:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "COLOURS",
+    "FINISHES",
     "FLOORS",
     "RELATIONS",
     "SHAPES",
@@ -36,6 +37,9 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "white": (0.85, 0.85, 0.85),
 }
 
+# Factors of a solid's Fresnel reflection; captions do not tell them, as they do not tell the light.
+FINISHES: dict[str, float] = {"matte": 0.15, "glossy": 1.1}
+
 # Two objects are "left of" or "in front of" one another when they are this far apart on that axis ...
 _CLEAR_APART = 0.85
 # ... and differ less on the other axis by this factor, so that a caption never has two right answers.
@@ -53,6 +57,7 @@ class SceneObject:
         z: position away from the camera.
         radius: half the width (sphere, cylinder) or half the edge (cube).
         yaw_rad: rotation about the vertical axis; it shows on cubes only.
+        finish: a key of `FINISHES`.
     """
 
     shape: str
@@ -61,6 +66,7 @@ class SceneObject:
     z: float
     radius: float
     yaw_rad: float = 0.0
+    finish: str = "glossy"
 
 
 @dataclass(frozen=True, kw_only=True)
