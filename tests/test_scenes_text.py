@@ -11,10 +11,12 @@ from latentcast.diffusion.scenes.captions import MENTION, Description, describe
 from latentcast.diffusion.scenes.composition import HELD_OUT_LOOKS, has_any
 from latentcast.diffusion.scenes.dataset import draw_scenes
 from latentcast.diffusion.scenes.plan import TrainingPlan
+from latentcast.diffusion.scenes.render import object_map, visible_shares
 from latentcast.diffusion.scenes.scene import COLOURS, SHAPES, Scene, SceneObject
 from latentcast.diffusion.scenes.text import (
     NUM_REGISTERS,
     Readout,
+    _across,
     build_text_encoder,
     draw_sentences,
     right_answers,
@@ -48,6 +50,18 @@ def test_registers_are_asked_for_objects_in_order_of_mention_place_and_depth(ord
     assert right[12:18] == ball + box + none
     assert right[18:24] == box + ball + none
     assert right[24:] == [1, 2, 1]
+
+
+def test_a_register_places_an_object_where_the_camera_sees_it() -> None:
+    size = 128
+    for scene in draw_scenes(40, seed=3):
+        seen = object_map(scene, size)
+        for number, thing in enumerate(scene.objects):
+            if thing.shape == "sphere" and visible_shares(scene)[number] == 1.0:
+                columns = np.argwhere(seen == number)[:, 1]
+                middle = (columns.min() + columns.max() + 1) / size - 1.0
+                # A register's column is 0.25 wide.
+                assert _across(scene, thing) == pytest.approx(middle, abs=0.04)
 
 
 def test_all_registers_see_the_whole_sentence(tmp_path: Path) -> None:

@@ -13,10 +13,26 @@ from latentcast.diffusion.scenes.checkpoint import load_checkpoint, save_checkpo
 from latentcast.diffusion.scenes.curves import LossCurve
 from latentcast.errors import PausedError
 
-__all__ = ["Course"]
+__all__ = ["Course", "share_of_peak"]
 
 _TOLD_EVERY = 25
 _KEPT_EVERY_S = 60.0
+_RISE = 100  # updates in which the learning rates rise
+
+
+def share_of_peak(update: int, num_updates: int, fall_share: float) -> float:
+    """An update's learning rate beside the highest: a rise, a plateau, a straight fall to nothing.
+
+    Args:
+        update: its number, from 0.
+        num_updates: of the whole stage.
+        fall_share: share of them in which the rate falls.
+
+    Example:
+        >>> [share_of_peak(update, 1000, 0.4) for update in (0, 99, 500, 800, 999)]
+        [0.01, 1.0, 1.0, 0.5, 0.0025]
+    """
+    return min(1.0, (update + 1) / _RISE, (num_updates - update) / (fall_share * num_updates))
 
 
 class Course:

@@ -24,7 +24,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from latentcast.diffusion.path import BETA_FIRST, BETA_LAST, NUM_TRAINING_STEPS
 from latentcast.diffusion.scenes.captions import MENTION, describe
-from latentcast.diffusion.scenes.course import Course
+from latentcast.diffusion.scenes.course import Course, share_of_peak
 from latentcast.diffusion.scenes.muon import Muon
 from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.precision import autocast, compiled
@@ -39,8 +39,7 @@ _EMA_DECAY = 0.998
 # Learning rates at this batch and width; those of the text encoder, which has learned already, are lower.
 _PEAK_RATES = {"muon": 3e-3, "adamw": 8e-4, "text": 3e-4}
 _PEAK_BATCH, _PEAK_WIDTH = 64, 96
-# Updates in which the rates rise, and the share of all of them in which they fall.
-_RISE, _FALL_SHARE = 100, 0.35
+_FALL_SHARE = 0.35  # of the updates: those in which the rates fall
 # What the picture shows is decided at high noise: so much of training is at the steps from here on.
 _EARLY_STEP, _EARLY_SHARE = 400, 0.7
 _READOUT_WEIGHT = 0.02
@@ -171,7 +170,7 @@ def train_denoiser(
         loss = F.mse_loss(predicted.float(), signal * noise - noise_level * clean)
         (loss + _READOUT_WEIGHT * remembered).backward()
         torch.nn.utils.clip_grad_norm_([*model.parameters(), *readout.parameters()], 1.0)
-        share = min(1.0, (update + 1) / _RISE, (num_updates - update) / (_FALL_SHARE * num_updates))
+        share = share_of_peak(update, num_updates, _FALL_SHARE)
         for name, optimiser in optimisers.items():
             for group in optimiser.param_groups:
                 group["lr"] = _PEAK_RATES[name] * scale * share

@@ -9,6 +9,7 @@ what is nearest, where all this is. What a sentence leaves open is learned as a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from latentcast.diffusion.scenes.arrangement import arrange
 from latentcast.diffusion.scenes.captions import MENTION, Description, describe
 from latentcast.diffusion.scenes.composition import has_any
-from latentcast.diffusion.scenes.course import Course
+from latentcast.diffusion.scenes.course import Course, share_of_peak
 from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.precision import autocast
 from latentcast.diffusion.scenes.scene import COLOURS, FLOORS, SHAPES, SKIES, Scene, SceneObject
@@ -61,6 +62,7 @@ NUM_REGISTERS = len(_REGISTERS)
 """Positions at the end of a sentence's padding that are asked something each."""
 
 _PEAK_RATE, _PEAK_BATCH = 2e-3, 128
+_FALL_SHARE = 0.5  # of the updates: those in which the rate falls
 
 
 def build_text_encoder(vocabulary_size: int) -> CLIPTextModel:
@@ -130,8 +132,11 @@ def _look(thing: SceneObject) -> list[int]:
 
 
 def _across(scene: Scene, thing: SceneObject) -> float:
-    """Where its middle is in the picture, from -1 at the left to 1; the camera looks nearly level."""
-    return thing.x / (scene.camera.half_view * (scene.camera.distance + thing.z))
+    """Where its middle is in the picture, from -1 at the left to 1."""
+    camera = scene.camera
+    pitch = math.atan2(camera.height - camera.target_height, camera.distance)
+    depth = (camera.distance + thing.z) * math.cos(pitch) + (camera.height - thing.radius) * math.sin(pitch)
+    return thing.x / (camera.half_view * depth)
 
 
 def _place(scene: Scene, thing: SceneObject) -> list[int]:
@@ -195,9 +200,8 @@ def train_text_encoder(
     state = {"encoder": encoder, "readout": readout, "optimiser": optimiser}
     course = Course(folder / "text.pt", state, rng, plan.text_updates, progress, stop_at)
     for update in course:
-        rate = peak * min(1.0, (update + 1) / 100, (plan.text_updates - update) / (0.5 * plan.text_updates))
         for group in optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = peak * share_of_peak(update, plan.text_updates, _FALL_SHARE)
         scenes, told = draw_sentences(plan.text_batch, rng, plan.held_out_looks)
         tokens = token_ids(tokenizer, [words.text for words in told]).to(device)
         right = right_answers(scenes, told).to(device)
