@@ -1,5 +1,6 @@
 """The decoder that devices run: small, plain, near the autoencoder's, and forgiving of what coding leaves."""
 
+import copy
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -20,8 +21,9 @@ from latentcast.diffusion.scenes.card import psnr_db, write_section
 from latentcast.diffusion.scenes.coded import EarlyEstimates, LatentSpectrum
 from latentcast.diffusion.scenes.curves import LossCurve
 from latentcast.diffusion.scenes.dataset import draw_scenes
+from latentcast.diffusion.scenes.descent import Descent
 from latentcast.diffusion.scenes.distillation import distil
-from latentcast.diffusion.scenes.distilled import load_device_decoder
+from latentcast.diffusion.scenes.distilled import DeviceDecoder, load_device_decoder
 from latentcast.diffusion.scenes.muon import Muon
 from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.render import render
@@ -148,6 +150,19 @@ def test_a_step_of_muon_is_as_long_in_every_direction() -> None:
     assert float((weight.detach() * weight.grad).sum()) < 0.0
 
 
+def test_convolutions_of_features_are_muons_and_all_else_is_adamws() -> None:
+    decoder = DeviceDecoder((8, 8), (1, 1))
+    optimisers = Descent(decoder, 10).optimisers
+    muons, adamws = (
+        [weight for group in optimisers[name].param_groups for weight in group["params"]]
+        for name in ("muon", "adamw")
+    )
+    assert {id(weight) for weight in muons}.isdisjoint(map(id, adamws))
+    assert len(muons) + len(adamws) == len(list(decoder.parameters()))
+    # Two in each block, one between the levels, the last; the first takes latents.
+    assert [tuple(weight.shape[:2]) for weight in muons] == [(8, 8)] * 5 + [(48, 8)]
+
+
 def test_training_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = load_pipeline("scenes", num_steps=3)
     pictures = renders().pictures[:8]
@@ -171,6 +186,23 @@ def test_training_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: 
     assert {"device-decoder-loss.png", "device-decoder-samples.png"} <= {
         file.name for file in (tmp_path / "cut").iterdir()
     }
+
+
+def test_a_given_decoder_is_trained_on_and_left_as_it_is(tmp_path: Path) -> None:
+    plan = TrainingPlan(device_generated=2, device_updates=1, device_widths=(8, 8), device_blocks=(1, 1))
+    torch.manual_seed(3)
+    start = DeviceDecoder(plan.device_widths, plan.device_blocks)
+    before = copy.deepcopy(start.state_dict())
+    quick = load_pipeline("scenes", num_steps=3)
+    pictures = renders().pictures[:8]
+    trained = distil(
+        quick, pictures, tmp_path, plan, device="cpu", progress=lambda *_: None, start=start
+    ).state_dict()
+    for name, weight in start.state_dict().items():
+        torch.testing.assert_close(weight, before[name], rtol=0.0, atol=0.0)
+        if weight.dim() == 1:
+            # AdamW's first step is its rate: half the highest, and of that the first hundredth.
+            assert float((trained[name] - weight).abs().max()) == pytest.approx(0.5 * 2e-3 / 100, rel=0.02)
 
 
 def test_the_loss_curve_falls_as_the_loss_does() -> None:

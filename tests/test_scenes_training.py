@@ -5,12 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
 from latentcast.diffusion.pipeline import load_pipeline
 from latentcast.diffusion.scenes import weights_folder
-from latentcast.diffusion.scenes.autoencoder import build_autoencoder, encode_pictures, train_autoencoder
+from latentcast.diffusion.scenes.autoencoder import (
+    _shrunk,
+    build_autoencoder,
+    companion_of,
+    encode_pictures,
+    train_autoencoder,
+)
 from latentcast.diffusion.scenes.captions import VOCABULARY
 from latentcast.diffusion.scenes.card import Findings, write_section
 from latentcast.diffusion.scenes.checkpoint import load_checkpoint, save_checkpoint
@@ -18,11 +25,13 @@ from latentcast.diffusion.scenes.composition import HELD_OUT_LOOKS, composition_
 from latentcast.diffusion.scenes.dataset import draw_scenes, mirrored, render_pictures
 from latentcast.diffusion.scenes.denoiser import _draw_steps, _weights, build_denoiser
 from latentcast.diffusion.scenes.denoiser_training import renewed, retrain_denoiser
+from latentcast.diffusion.scenes.fidelity import fidelity_loss
+from latentcast.diffusion.scenes.floors import floor_pattern, mean_of_bars, mean_of_stripes
 from latentcast.diffusion.scenes.judge import train_judge
 from latentcast.diffusion.scenes.judging import judge_model, recorded_plan
 from latentcast.diffusion.scenes.pixels import to_network
 from latentcast.diffusion.scenes.plan import CPU_PLAN, GPU_PLAN, TrainingPlan
-from latentcast.diffusion.scenes.render import IMAGE_SIZE, render, visible_shares
+from latentcast.diffusion.scenes.render import IMAGE_SIZE, object_map, render, visible_shares
 from latentcast.diffusion.scenes.sampling import draw_prompts
 from latentcast.diffusion.scenes.scene import COLOURS, Scene, SceneObject
 from latentcast.diffusion.scenes.text import COUNT_SHARES, build_text_encoder
@@ -46,6 +55,53 @@ def test_an_object_shows_where_it_stands_in_its_colour() -> None:
     assert red[:, middle:].sum() < 20
     assert green[:, middle:].sum() > 200
     assert green[:, :middle].sum() < 20
+
+
+def test_patterns_are_means_over_what_is_seen() -> None:
+    rng = np.random.default_rng(0)
+    for u, width in zip(rng.uniform(-5.0, 5.0, 50), 10.0 ** rng.uniform(-2.0, 1.0, 50), strict=True):
+        inside = u + width * ((np.arange(20000) + 0.5) / 20000 - 0.5)
+        stripes = np.mean(1.0 - 2.0 * (np.floor(inside) % 2.0))
+        # The sum is exact but for the cells in which the pattern changes.
+        tolerance = 2.0 * (width + 2.0) / 20000
+        assert abs(mean_of_stripes(u, width) - stripes) <= tolerance
+        assert abs(mean_of_bars(u, width, 0.05) - np.mean(inside - np.floor(inside) < 0.05)) <= tolerance
+
+
+@pytest.mark.parametrize("kind", [1, 2])
+def test_a_low_ray_sees_a_long_stretch_of_the_floor(kind: int) -> None:
+    """The pattern at one point of a wide ray is the mean of what thin rays see across its footprint."""
+    spread, direction = 0.3, (0.0, -0.2, np.sqrt(1.0 - 0.2**2))  # away from the camera
+    across = spread * ((np.arange(80) + 0.5) / 80 - 0.5)
+    along = spread / 0.2 * ((np.arange(240) + 0.5) / 240 - 0.5)
+    for x, z in np.random.default_rng(0).uniform(-20.0, 20.0, (20, 2)):
+        for cosine, sine in ((1.0, 0.0), (0.0, 1.0)):
+            mix, factor = floor_pattern(kind, cosine, sine, x, z, *direction, spread)
+            thin = np.array(
+                [
+                    floor_pattern(kind, cosine, sine, x + a, z + b, *direction, 1e-4)
+                    for a in across
+                    for b in along
+                ]
+            )
+            assert mix == pytest.approx(thin[:, 0].mean(), abs=0.01)
+            # The grain's fading is a formula, not an integral; the seams' mean is exact.
+            assert factor == pytest.approx(thin[:, 1].mean(), abs=0.03)
+
+
+def test_glossy_mirrors_more_than_matte() -> None:
+    near = SceneObject(shape="cube", colour="yellow", x=1.0, z=0.1, radius=0.5, yaw_rad=0.8)
+
+    def reddening(finish: str) -> float:
+        """How much a blue sphere reflects of a yellow cube beside it: how its red channel rises."""
+        thing = SceneObject(shape="sphere", colour="blue", x=-0.3, z=0.0, radius=0.6, finish=finish)
+        scene = Scene(objects=(thing,), floor="plain", sky="day", light_azimuth_rad=-0.8)
+        beside = replace(scene, objects=(thing, near))
+        alone, both = (render(each, np.random.default_rng(0)).astype(float) for each in (scene, beside))
+        # Not the largest: pixels of the outline show the cube itself.
+        return float(np.quantile((both - alone)[object_map(beside, IMAGE_SIZE) == 0][:, 0], 0.98))
+
+    assert reddening("glossy") > 2.0 * reddening("matte")
 
 
 def test_a_hidden_object_is_known_to_be_hidden() -> None:
@@ -299,6 +355,80 @@ def test_a_trained_autoencoder_has_standardised_latents_and_no_posterior_noise(t
     with torch.no_grad():
         drawn = network.encode(to_network(pictures, "cpu")).latent_dist.sample()
     np.testing.assert_allclose(drawn.numpy(), latents, atol=1e-4)
+
+
+@pytest.fixture
+def few_pictures() -> npt.NDArray[np.uint8]:
+    return np.stack([render(scene, np.random.default_rng(0)) for scene in draw_scenes(4, seed=14)])
+
+
+SMALL_PLAN = TrainingPlan(
+    autoencoder_widths=(8, 8, 8, 8), autoencoder_updates=4, device_widths=(8, 8), device_blocks=(1, 1)
+)
+
+
+def test_the_encoder_learns_from_its_companion(
+    few_pictures: npt.NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without a limit on the norm of both gradients together, nothing else of the companion reaches the rest.
+    monkeypatch.setattr("latentcast.diffusion.scenes.descent._LARGEST_GRADIENT", float("inf"))
+
+    def trained(weight: float) -> torch.Tensor:
+        monkeypatch.setattr("latentcast.diffusion.scenes.autoencoder._COMPANION_WEIGHT", weight)
+        folder = tmp_path / f"{weight}"
+        folder.mkdir()
+        network = train_autoencoder(few_pictures, folder, SMALL_PLAN, device="cpu", progress=lambda *_: None)
+        weight_in: torch.Tensor = network.encoder.conv_in.weight
+        return weight_in
+
+    assert not torch.equal(trained(0.0), trained(0.5))
+
+
+def test_the_autoencoder_goes_on_where_it_was_interrupted(
+    few_pictures: npt.NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(folder: Path, stop_at: float | None) -> dict[str, torch.Tensor]:
+        folder.mkdir(exist_ok=True)
+        clock = iter(range(1000))
+        # Every look at the clock is a second: the stage pauses after as many updates.
+        monkeypatch.setattr("latentcast.diffusion.scenes.course.time.monotonic", lambda: float(next(clock)))
+        network = train_autoencoder(
+            few_pictures, folder, SMALL_PLAN, device="cpu", progress=lambda *_: None, stop_at=stop_at
+        )
+        companion = companion_of(folder, SMALL_PLAN)
+        assert companion is not None
+        return {**network.state_dict(), **companion.state_dict()}
+
+    whole = trained(tmp_path / "whole", None)
+    assert companion_of(tmp_path / "cut", SMALL_PLAN) is None
+    with pytest.raises(PausedError, match="has made 2 of 4 updates"):
+        trained(tmp_path / "cut", 3.0)
+    assert companion_of(tmp_path / "cut", SMALL_PLAN) is None
+    resumed = trained(tmp_path / "cut", None)
+    for name, tensor in whole.items():
+        torch.testing.assert_close(resumed[name], tensor, rtol=0.0, atol=0.0)
+
+
+def test_what_is_worse_at_edges_is_worse() -> None:
+    flat = torch.full((1, 3, 8, 8), 0.1)
+    rough = flat * (-1.0) ** torch.arange(8)
+    assert fidelity_loss(rough) > fidelity_loss(flat) + 0.25
+    # Both logarithms fall where the error is far above what counts as perfect: half the error is 6 dB of the
+    # one and 3 dB of the other, which weighs a quarter.
+    fall = fidelity_loss(8.0 * rough) - fidelity_loss(4.0 * rough)
+    assert float(fall) == pytest.approx(2.25 * np.log(2.0), rel=0.02)
+
+
+def test_a_shrunk_latent_should_show_the_shrunk_picture() -> None:
+    """A ramp stays a ramp when it is made smaller, and every cell stays over its own pixels."""
+    ramp = torch.linspace(-1.0, 1.0, 128 + 1).unfold(0, 2, 1).mean(-1).expand(2, 3, 128, 128)
+    latent = torch.linspace(-1.0, 1.0, 16 + 1).unfold(0, 2, 1).mean(-1).expand(2, 4, 16, 16)
+    cells, pixels = _shrunk(latent, ramp, 10)
+    assert cells.shape == (2, 4, 10, 10)
+    assert pixels.shape == (2, 3, 80, 80)
+    over = pixels[:, :1].unfold(3, 8, 8).mean(-1)[..., ::8, :]
+    # Half a pixel of the small picture. Next to the border the filter has nothing to its other side.
+    torch.testing.assert_close(over[..., 1:-1], cells[:, :1, :, 1:-1], atol=0.0125, rtol=0.0)
 
 
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:

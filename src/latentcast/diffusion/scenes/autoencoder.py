@@ -4,13 +4,19 @@ The network is diffusers' `AutoencoderKL`, narrow and without attention, used wi
 training, the latent is standardised per channel by batch statistics (so that a unit Gaussian fits it) and
 noise is added to it (so that the decoder forgives what quantisation does to it). Afterwards the
 standardisation is folded into the encoder's last convolution and nothing of it is left at run time.
+
+Two more things shape the latent. A companion, a decoder as small as a device's, learns to read it, too, so
+that it stays simple to decode. And now and then the latent is shrunk and the picture with it: a latent whose
+small version shows the small picture has large shapes in its low frequencies, which a denoiser learns sooner
+and a codec sends cheaper (T. Kouzelis et al., "EQ-VAE: Equivariance regularized latent space for improved
+generative image modeling", 2025).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,16 +25,23 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from latentcast.diffusion.scenes.course import Course
+from latentcast.diffusion.scenes.descent import LATE_SCALE, Descent
+from latentcast.diffusion.scenes.distilled import DeviceDecoder
+from latentcast.diffusion.scenes.fidelity import fidelity_loss
 from latentcast.diffusion.scenes.pixels import to_network
 from latentcast.diffusion.scenes.plan import TrainingPlan
-from latentcast.diffusion.scenes.precision import autocast, compiled
+from latentcast.diffusion.scenes.precision import autocast_on_gpu, compiled
 
-__all__ = ["build_autoencoder", "encode_pictures", "refine_decoder", "train_autoencoder"]
+__all__ = ["build_autoencoder", "companion_of", "encode_pictures", "refine_decoder", "train_autoencoder"]
 
 _LATENT_CHANNELS = 4
 _LATENT_NOISE = 0.08
-_PEAK_RATE, _PEAK_BATCH, _PEAK_WIDTH = 2e-3, 8, 16
-_LATE_RATE = 1e-3
+_PEAK_BATCH, _PEAK_WIDTH = 8, 16
+_WHOLE_SHARE = 0.1  # of the updates, the last ones: whole pictures, half as many
+# So often latent and picture are made smaller, and as small as this at most.
+_SHRUNK_SHARE, _SMALLEST_SIZE = 0.2, 0.5
+_COMPANION_WEIGHT = 0.5
+_CHECKPOINT = "autoencoder.pt"
 
 
 def build_autoencoder(picture_size: int, widths: tuple[int, ...]) -> AutoencoderKL:
@@ -54,35 +67,23 @@ def build_autoencoder(picture_size: int, widths: tuple[int, ...]) -> Autoencoder
     )
 
 
-def _gradient_loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """L1 distance of horizontal and vertical differences: it keeps edges sharp."""
-    d = a - b
-    return (d[..., 1:] - d[..., :-1]).abs().mean() + (d[..., 1:, :] - d[..., :-1, :]).abs().mean()
+def _scale(plan: TrainingPlan) -> float:
+    """Of learning rates: larger batches take longer steps, wider networks shorter ones."""
+    return (plan.autoencoder_batch / _PEAK_BATCH) ** 0.25 * _PEAK_WIDTH / plan.autoencoder_widths[0]
 
 
-def _update(
-    loss: torch.Tensor, parameters: Iterable[torch.nn.Parameter], optimiser: torch.optim.Optimizer
-) -> None:
-    """One step down the gradient, whose norm is held at 1 at most."""
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
+def _psnr_told(error: torch.Tensor) -> str:
+    return f"PSNR {-10.0 * error.detach().square().mean((1, 2, 3)).log10().mean().item():.1f} dB"
 
 
-def _standing(loss: torch.Tensor, output: torch.Tensor, target: torch.Tensor) -> tuple[float, str]:
-    psnr_db = -10.0 * math.log10(F.mse_loss(output, target).item() / 4.0)
-    return loss.item(), f"PSNR {psnr_db:.1f} dB"
+def _shrunk(latent: torch.Tensor, target: torch.Tensor, cells: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents made so many cells wide, and the pictures that they should show."""
 
+    def resized(images: torch.Tensor, size: int) -> torch.Tensor:
+        return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
 
-def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-
-
-def _scaled(rate: float, plan: TrainingPlan) -> float:
-    """A learning rate for other sizes: larger batches take longer steps, wider networks shorter ones."""
-    return rate * (plan.autoencoder_batch / _PEAK_BATCH) ** 0.25 * _PEAK_WIDTH / plan.autoencoder_widths[0]
+    factor = target.shape[-1] // latent.shape[-1]
+    return resized(latent, cells), resized(target, factor * cells)
 
 
 def train_autoencoder(
@@ -99,7 +100,7 @@ def train_autoencoder(
     Args:
         pictures: uint8 (num, H, W, 3).
         folder: where the checkpoint lies; an interrupted run goes on from it.
-        plan: widths, batch, updates, and the seed of weights, crops and noise.
+        plan: widths, the companion's too, batch, updates, and the seed of weights, crops and noise.
         device: "cpu" or "cuda".
         progress: called with (done, total, text).
         stop_at: time.monotonic() at which to pause.
@@ -117,15 +118,15 @@ def train_autoencoder(
     network = network.to(device=device, memory_format=torch.channels_last)
     encoder, decoder = compiled(network.encoder, device), compiled(network.decoder, device)
     norm = torch.nn.BatchNorm2d(_LATENT_CHANNELS, affine=False).to(device)
-    peak = _scaled(_PEAK_RATE, plan)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-4)
-    state = {"network": network, "norm": norm, "optimiser": optimiser}
-    course = Course(folder / "autoencoder.pt", state, rng, num_updates, progress, stop_at)
+    companion = DeviceDecoder(plan.device_widths, plan.device_blocks).to(device)
+    companion = cast(Any, companion).to(memory_format=torch.channels_last)
+    companion_forward = compiled(companion.layers, device)
+    descent = Descent(torch.nn.ModuleList([network, companion]), num_updates, scale=_scale(plan))
+    state = {"network": network, "norm": norm, "companion": companion, **descent.optimisers}
+    course = Course(folder / _CHECKPOINT, state, rng, num_updates, progress, stop_at)
     side = plan.picture_size // 2
     for update in course:
-        warm = min(1.0, (update + 1) / 100)
-        _set_rate(optimiser, peak * warm * (0.5 + 0.5 * math.cos(math.pi * update / num_updates)) + 1e-6)
-        whole = update >= 0.9 * num_updates
+        whole = update >= (1.0 - _WHOLE_SHARE) * num_updates
         batch = np.sort(rng.integers(len(pictures), size=_half(batch_size) if whole else batch_size))
         if whole:
             crop = pictures[batch]
@@ -136,19 +137,39 @@ def train_autoencoder(
             )
         crop = crop[:, :, ::-1] if rng.random() < 0.5 else crop
         target = to_network(crop, device)
-        with autocast(device):
+        with autocast_on_gpu(device):
             latent = norm(encoder(target)[:, :_LATENT_CHANNELS].float())
-            noisy = latent + _LATENT_NOISE * torch.randn_like(latent)
-            output = decoder(noisy).float()
-            loss = (
-                F.l1_loss(output, target)
-                + 4.0 * F.mse_loss(output, target)
-                + 0.5 * _gradient_loss(output, target)
-            )
-        _update(loss, network.parameters(), optimiser)
-        course.note(*_standing(loss, output, target))
+        latent = latent + _LATENT_NOISE * torch.randn_like(latent)
+        if rng.random() < _SHRUNK_SHARE:
+            cells = latent.shape[-1]
+            latent, target = _shrunk(latent, target, int(rng.integers(round(_SMALLEST_SIZE * cells), cells)))
+        with autocast_on_gpu(device):
+            latent = latent.contiguous(memory_format=torch.channels_last)
+            error = 0.5 * (decoder(latent).float() - target)
+            companion_error = companion_forward(latent).float() - 0.5 * (target + 1.0)
+        loss = fidelity_loss(error) + _COMPANION_WEIGHT * fidelity_loss(companion_error)
+        descent.update(update, loss)
+        course.note(loss.item(), _psnr_told(error))
     _fold_standardisation(network, pictures[:: max(1, len(pictures) // 1000)], device)
     return network.eval()
+
+
+def companion_of(folder: Path, plan: TrainingPlan) -> DeviceDecoder | None:
+    """The small decoder that learned along with the autoencoder, where a finished training left it.
+
+    Args:
+        folder: where the checkpoint lies.
+        plan: the small decoder's widths and blocks, and how many updates are all.
+    """
+    file = folder / _CHECKPOINT
+    if not file.exists():
+        return None
+    kept = torch.load(file, weights_only=False, map_location="cpu")
+    if kept["done"] < plan.autoencoder_updates:
+        return None
+    companion = DeviceDecoder(plan.device_widths, plan.device_blocks)
+    companion.load_state_dict(kept["companion"])
+    return companion
 
 
 def _half(batch_size: int) -> int:
@@ -199,21 +220,19 @@ def refine_decoder(
     num_updates, batch_size = plan.decoder_updates, _half(plan.autoencoder_batch)
     decoder = network.decoder.train()
     forward = compiled(decoder, device)
-    peak = _scaled(_LATE_RATE, plan)
-    optimiser = torch.optim.AdamW(decoder.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-4)
-    state = {"decoder": decoder, "optimiser": optimiser}
+    descent = Descent(decoder, num_updates, scale=LATE_SCALE * _scale(plan))
+    state = {"decoder": decoder, **descent.optimisers}
     course = Course(folder / "decoder.pt", state, rng, num_updates, progress, stop_at)
     for update in course:
-        _set_rate(optimiser, peak * (0.5 + 0.5 * math.cos(math.pi * update / num_updates)) + 1e-6)
         batch = np.sort(rng.integers(len(pictures), size=batch_size))
         target = to_network(pictures[batch], device)
         latent = torch.tensor(latents[batch], device=device)
         noisy = latent + _LATENT_NOISE * rng.random() * torch.randn_like(latent)
-        with autocast(device):
-            output = forward(noisy.contiguous(memory_format=torch.channels_last)).float()
-        loss = F.l1_loss(output, target) + 2.0 * F.mse_loss(output, target) + _gradient_loss(output, target)
-        _update(loss, decoder.parameters(), optimiser)
-        course.note(*_standing(loss, output, target))
+        with autocast_on_gpu(device):
+            error = 0.5 * (forward(noisy.contiguous(memory_format=torch.channels_last)).float() - target)
+        loss = fidelity_loss(error)
+        descent.update(update, loss)
+        course.note(loss.item(), _psnr_told(error))
     decoder.eval()
 
 

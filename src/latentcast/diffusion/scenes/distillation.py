@@ -6,6 +6,7 @@ latent: so it learns to show what is known and to leave out what is noise.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -20,8 +21,9 @@ from latentcast.diffusion.scenes.captions import full_caption
 from latentcast.diffusion.scenes.coded import EarlyEstimates, Latents, LatentSpectrum
 from latentcast.diffusion.scenes.course import Course
 from latentcast.diffusion.scenes.dataset import sample_scene
+from latentcast.diffusion.scenes.descent import LATE_SCALE, Descent
 from latentcast.diffusion.scenes.distilled import DeviceDecoder
-from latentcast.diffusion.scenes.muon import Muon
+from latentcast.diffusion.scenes.fidelity import fidelity_loss
 from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.precision import compiled
 from latentcast.diffusion.scenes.sheets import picture_sheet
@@ -31,9 +33,6 @@ __all__ = ["distil"]
 Pictures = npt.NDArray[np.uint8]
 StageProgress = Callable[[int, int, str], None]
 
-_PEAK_RATES = {"muon": 4e-3, "adamw": 2e-3}
-# Updates in which the learning rates rise, and the share of all of them in which they fall.
-_RISE, _FALL_SHARE = 100, 0.4
 # Of every batch, such shares are generated pictures, seen early, and renders' very coarse latents. The others
 # are fine, which is what the device ends with and where the decoder's own error counts.
 _GENERATED_SHARE = 1 / 8
@@ -42,11 +41,6 @@ _COARSE_SHARE = 1 / 4
 _FINEST, _FINE, _COARSEST = 1e-5, 1e-2, 1.0
 # Earlier estimates hold nothing worth showing.
 _EARLIEST_SHARE = 0.9
-# Errors below which a picture is as good as perfect, squared and of differences.
-_PERFECT, _PERFECT_DIFFERENCE = 1e-4, 1e-2
-_SHARPNESS_WEIGHT = 0.25
-# Norm at which gradients are held; AdamW alone notices.
-_LARGEST_GRADIENT = 20.0
 _SHEET_LEVELS = (0.0, 0.01, 0.1, 0.4)
 
 
@@ -58,6 +52,7 @@ def distil(
     *,
     device: str,
     progress: Callable[[str, int, int, str], None],
+    start: DeviceDecoder | None = None,
     stop_at: float | None = None,
 ) -> DeviceDecoder:
     """Train a small decoder for a model's latents.
@@ -69,6 +64,7 @@ def distil(
         plan: batch, updates, generated pictures, and the seed of weights, batches, noise and those pictures.
         device: "cpu" or "cuda".
         progress: called with (stage, done, total, text).
+        start: a decoder to train on, as the autoencoder's companion is; a new one where None.
         stop_at: time.monotonic() at which to pause.
 
     Returns:
@@ -96,44 +92,23 @@ def distil(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     spectrum = LatentSpectrum.of(latents)
-    decoder = DeviceDecoder(plan.device_widths, plan.device_blocks).to(device).train()
+    decoder = DeviceDecoder(plan.device_widths, plan.device_blocks) if start is None else copy.deepcopy(start)
+    decoder = decoder.to(device).train()
     cast(Any, decoder).to(memory_format=torch.channels_last)
     forward = compiled(decoder.layers, device)
-    optimisers = _optimisers(decoder)
-    state = {"decoder": decoder, **optimisers}
+    descent = Descent(decoder, num_updates, scale=1.0 if start is None else LATE_SCALE)
+    state = {"decoder": decoder, **descent.optimisers}
     course = Course(folder / "device-decoder.pt", state, rng, num_updates, stage("device-decoder"), stop_at)
     for update in course:
         inputs, wanted = _batch(latents, pictures, runs, targets, spectrum, batch_size, rng)
         output = forward(torch.from_numpy(inputs).to(device))
         target = torch.from_numpy(wanted).to(device).permute(0, 3, 1, 2).float().div(255.0)
-        loss = _loss(output, target)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(decoder.parameters(), _LARGEST_GRADIENT)
-        for name, optimiser in optimisers.items():
-            for group in optimiser.param_groups:
-                group["lr"] = _PEAK_RATES[name] * _share_of_peak(update, num_updates)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+        loss = fidelity_loss(output - target)
+        descent.update(update, loss)
         course.note(loss.item())
     cast(Any, decoder).to(memory_format=torch.contiguous_format)
     _sheet(model, decoder, latents, pictures, spectrum, folder / "device-decoder-samples.png", device)
     return decoder.eval()
-
-
-def _optimisers(decoder: DeviceDecoder) -> dict[str, torch.optim.Optimizer]:
-    """Muon for the weights between features; AdamW for the biases and for what takes the latent."""
-    inner = [weight for weight in decoder.parameters() if weight.dim() == 4 and weight.shape[1] > 4]
-    chosen = {id(weight) for weight in inner}
-    others = [weight for weight in decoder.parameters() if id(weight) not in chosen]
-    return {
-        "muon": Muon(inner, lr=_PEAK_RATES["muon"]),
-        "adamw": torch.optim.AdamW(others, lr=_PEAK_RATES["adamw"], betas=(0.9, 0.99), weight_decay=1e-4),
-    }
-
-
-def _share_of_peak(update: int, num_updates: int) -> float:
-    """An update's learning rate beside the highest: a rise, a plateau, a straight fall to nothing."""
-    return min(1.0, (update + 1) / _RISE, (num_updates - update) / (_FALL_SHARE * num_updates))
 
 
 def _batch(
@@ -158,21 +133,6 @@ def _batch(
     lowest[:num_coarse], highest[:num_coarse] = _FINE, _COARSEST
     level = 10.0 ** rng.uniform(np.log10(lowest), np.log10(highest))
     return spectrum.coded(sent, level, rng), np.concatenate([pictures[rendered], targets[generated]])
-
-
-def _loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Logarithms of the squared error, which is PSNR but for its sign, and of differences', for sharp edges.
-
-    By the logarithm a picture counts the less the coarser its latent.
-    """
-    error = output - target
-    across, down = error[..., 1:] - error[..., :-1], error[..., 1:, :] - error[..., :-1, :]
-    squared = error.square().mean((1, 2, 3))
-    differences = across.abs().mean((1, 2, 3)) + down.abs().mean((1, 2, 3))
-    loss: torch.Tensor = (
-        torch.log(squared + _PERFECT) + _SHARPNESS_WEIGHT * torch.log(differences + _PERFECT_DIFFERENCE)
-    ).mean()
-    return loss
 
 
 def _render_latents(

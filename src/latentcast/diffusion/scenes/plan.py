@@ -56,7 +56,8 @@ class TrainingPlan:
         judge_batch: pictures in an update.
         num_judged: generated pictures for each number of objects, of seen and held-out compositions each.
         num_at_once: pictures generated together.
-        device_widths: channels of the device's decoder at each resolution, coarsest first.
+        device_widths: channels of the device's decoder, and of the autoencoder's companion, at each
+            resolution, coarsest first.
         device_blocks: its residual blocks at each.
         device_pictures: of the training pictures, those that the device's decoder learns from.
         device_generated: generated pictures that it learns from.
@@ -72,25 +73,25 @@ class TrainingPlan:
     num_pictures: int = 16000
     num_held_out: int = 600
     held_out_looks: tuple[str, ...] = HELD_OUT_LOOKS
-    autoencoder_widths: tuple[int, ...] = (16, 32, 64, 96)
-    autoencoder_updates: int = 6500
+    autoencoder_widths: tuple[int, ...] = (16, 32, 96, 128)
+    autoencoder_updates: int = 14000
     autoencoder_batch: int = 8
     text_updates: int = 3000
     text_batch: int = 128
     denoiser_widths: tuple[int, ...] = (96, 144)
-    denoiser_updates: int = 2400
+    denoiser_updates: int = 2800
     denoiser_batch: int = 64
-    decoder_updates: int = 1500
+    decoder_updates: int = 1000
     judge_pictures: int = 6000
     judge_updates: int = 2000
     judge_batch: int = 32
     num_judged: int = 100
     num_at_once: int = 20
-    device_widths: tuple[int, ...] = (64, 32)
-    device_blocks: tuple[int, ...] = (2, 2)
+    device_widths: tuple[int, ...] = (96, 48, 24)
+    device_blocks: tuple[int, ...] = (2, 2, 1)
     device_pictures: int = 6000
     device_generated: int = 24
-    device_updates: int = 13000
+    device_updates: int = 6000
     device_batch: int = 8
     seeds: StageSeeds = StageSeeds()
 

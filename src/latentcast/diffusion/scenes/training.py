@@ -104,7 +104,13 @@ def train(
         stop_at=stop_at,
     )
     train_device_decoder(
-        out, device=device, similarity=similarity, progress=progress, work=work, plan=plan, stop_at=stop_at
+        out,
+        device=device,
+        similarity=similarity,
+        progress=progress,
+        work=work,
+        plan=plan,
+        stop_at=stop_at,
     )
     return findings
 
