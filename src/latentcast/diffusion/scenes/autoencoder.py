@@ -25,14 +25,14 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from latentcast.diffusion.scenes.course import Course
-from latentcast.diffusion.scenes.descent import LATE_SCALE, Descent
+from latentcast.diffusion.scenes.descent import Descent
 from latentcast.diffusion.scenes.distilled import DeviceDecoder
 from latentcast.diffusion.scenes.fidelity import fidelity_loss
 from latentcast.diffusion.scenes.pixels import to_network
 from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.precision import autocast_on_gpu, compiled
 
-__all__ = ["build_autoencoder", "companion_of", "encode_pictures", "refine_decoder", "train_autoencoder"]
+__all__ = ["build_autoencoder", "encode_pictures", "refine_decoder", "train_autoencoder"]
 
 _LATENT_CHANNELS = 4
 _LATENT_NOISE = 0.08
@@ -41,7 +41,7 @@ _WHOLE_SHARE = 0.1  # of the updates, the last ones: whole pictures, half as man
 # So often latent and picture are made smaller, and as small as this at most.
 _SHRUNK_SHARE, _SMALLEST_SIZE = 0.2, 0.5
 _COMPANION_WEIGHT = 0.5
-_CHECKPOINT = "autoencoder.pt"
+_LATE_SCALE = 0.5  # of the learning rates, where the decoder is trained on alone
 
 
 def build_autoencoder(picture_size: int, widths: tuple[int, ...]) -> AutoencoderKL:
@@ -118,12 +118,12 @@ def train_autoencoder(
     network = network.to(device=device, memory_format=torch.channels_last)
     encoder, decoder = compiled(network.encoder, device), compiled(network.decoder, device)
     norm = torch.nn.BatchNorm2d(_LATENT_CHANNELS, affine=False).to(device)
-    companion = DeviceDecoder(plan.device_widths, plan.device_blocks).to(device)
+    companion = DeviceDecoder(plan.companion_widths, plan.companion_blocks).to(device)
     companion = cast(Any, companion).to(memory_format=torch.channels_last)
     companion_forward = compiled(companion.layers, device)
     descent = Descent(torch.nn.ModuleList([network, companion]), num_updates, scale=_scale(plan))
     state = {"network": network, "norm": norm, "companion": companion, **descent.optimisers}
-    course = Course(folder / _CHECKPOINT, state, rng, num_updates, progress, stop_at)
+    course = Course(folder / "autoencoder.pt", state, rng, num_updates, progress, stop_at)
     side = plan.picture_size // 2
     for update in course:
         whole = update >= (1.0 - _WHOLE_SHARE) * num_updates
@@ -152,24 +152,6 @@ def train_autoencoder(
         course.note(loss.item(), _psnr_told(error))
     _fold_standardisation(network, pictures[:: max(1, len(pictures) // 1000)], device)
     return network.eval()
-
-
-def companion_of(folder: Path, plan: TrainingPlan) -> DeviceDecoder | None:
-    """The small decoder that learned along with the autoencoder, where a finished training left it.
-
-    Args:
-        folder: where the checkpoint lies.
-        plan: the small decoder's widths and blocks, and how many updates are all.
-    """
-    file = folder / _CHECKPOINT
-    if not file.exists():
-        return None
-    kept = torch.load(file, weights_only=False, map_location="cpu")
-    if kept["done"] < plan.autoencoder_updates:
-        return None
-    companion = DeviceDecoder(plan.device_widths, plan.device_blocks)
-    companion.load_state_dict(kept["companion"])
-    return companion
 
 
 def _half(batch_size: int) -> int:
@@ -220,7 +202,7 @@ def refine_decoder(
     num_updates, batch_size = plan.decoder_updates, _half(plan.autoencoder_batch)
     decoder = network.decoder.train()
     forward = compiled(decoder, device)
-    descent = Descent(decoder, num_updates, scale=LATE_SCALE * _scale(plan))
+    descent = Descent(decoder, num_updates, scale=_LATE_SCALE * _scale(plan))
     state = {"decoder": decoder, **descent.optimisers}
     course = Course(folder / "decoder.pt", state, rng, num_updates, progress, stop_at)
     for update in course:

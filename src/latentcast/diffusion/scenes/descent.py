@@ -7,10 +7,7 @@ import torch
 from latentcast.diffusion.scenes.course import share_of_peak
 from latentcast.diffusion.scenes.muon import Muon
 
-__all__ = ["LATE_SCALE", "Descent"]
-
-LATE_SCALE = 0.5
-"""Of the learning rates where a network that was trained is trained on."""
+__all__ = ["Descent"]
 
 _PEAK_RATES = {"muon": 4e-3, "adamw": 2e-3}
 _FALL_SHARE = 0.5  # of the updates: those in which the rates fall

@@ -14,7 +14,7 @@ from latentcast.diffusion.export import export_onnx, require_export_packages
 from latentcast.diffusion.loading import require_device
 from latentcast.diffusion.pipeline import load_pipeline
 from latentcast.diffusion.scenes.agreement import Agreement, Similarity, measure_agreement, write_agreement
-from latentcast.diffusion.scenes.autoencoder import companion_of, encode_pictures
+from latentcast.diffusion.scenes.autoencoder import encode_pictures
 from latentcast.diffusion.scenes.dataset import draw_scenes, render_pictures
 from latentcast.diffusion.scenes.distillation import distil
 from latentcast.diffusion.scenes.distilled import save_device_decoder
@@ -58,9 +58,8 @@ def train_device_decoder(
         device: "cpu" or "cuda".
         similarity: SSIM, for the card.
         progress: called with (stage, done, total, text).
-        work: folder for renders and checkpoints; `out` with ".work" appended where None. What the training of
-            the whole model left there is used: its renders, and the autoencoder's companion, which is trained
-            on. A new decoder takes longer to become as good.
+        work: folder for renders and checkpoints; `out` with ".work" appended where None. Renders that the
+            training of the whole model left there are used.
         plan: how much of everything; the one that is recorded in the folder where None.
         stop_at: time.monotonic() at which to pause.
 
@@ -98,7 +97,6 @@ def train_device_decoder(
         plan,
         device=device,
         progress=progress,
-        start=companion_of(work, plan),
         stop_at=stop_at,
     )
     save_device_decoder(decoder, out)

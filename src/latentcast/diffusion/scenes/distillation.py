@@ -6,7 +6,6 @@ latent: so it learns to show what is known and to leave out what is noise.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +20,7 @@ from latentcast.diffusion.scenes.captions import full_caption
 from latentcast.diffusion.scenes.coded import EarlyEstimates, Latents, LatentSpectrum
 from latentcast.diffusion.scenes.course import Course
 from latentcast.diffusion.scenes.dataset import sample_scene
-from latentcast.diffusion.scenes.descent import LATE_SCALE, Descent
+from latentcast.diffusion.scenes.descent import Descent
 from latentcast.diffusion.scenes.distilled import DeviceDecoder
 from latentcast.diffusion.scenes.fidelity import fidelity_loss
 from latentcast.diffusion.scenes.plan import TrainingPlan
@@ -33,12 +32,12 @@ __all__ = ["distil"]
 Pictures = npt.NDArray[np.uint8]
 StageProgress = Callable[[int, int, str], None]
 
-# Of every batch, such shares are generated pictures, seen early, and renders' very coarse latents. The others
-# are fine, which is what the device ends with and where the decoder's own error counts.
+# Of every batch, such shares are generated pictures, seen early, and renders' coarse latents. The others are
+# fine, which is what the device ends with and where the decoder's own error counts.
 _GENERATED_SHARE = 1 / 8
-_COARSE_SHARE = 1 / 4
+_COARSE_SHARE = 1 / 8
 # Water levels of the coding noise, its decimal logarithm uniform: from the autoencoder's own noise to a blur.
-_FINEST, _FINE, _COARSEST = 1e-5, 1e-2, 1.0
+_FINEST, _FINE, _COARSEST = 1e-5, 1e-3, 1.0
 # Earlier estimates hold nothing worth showing.
 _EARLIEST_SHARE = 0.9
 _SHEET_LEVELS = (0.0, 0.01, 0.1, 0.4)
@@ -52,7 +51,6 @@ def distil(
     *,
     device: str,
     progress: Callable[[str, int, int, str], None],
-    start: DeviceDecoder | None = None,
     stop_at: float | None = None,
 ) -> DeviceDecoder:
     """Train a small decoder for a model's latents.
@@ -64,7 +62,6 @@ def distil(
         plan: batch, updates, generated pictures, and the seed of weights, batches, noise and those pictures.
         device: "cpu" or "cuda".
         progress: called with (stage, done, total, text).
-        start: a decoder to train on, as the autoencoder's companion is; a new one where None.
         stop_at: time.monotonic() at which to pause.
 
     Returns:
@@ -92,11 +89,10 @@ def distil(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     spectrum = LatentSpectrum.of(latents)
-    decoder = DeviceDecoder(plan.device_widths, plan.device_blocks) if start is None else copy.deepcopy(start)
-    decoder = decoder.to(device).train()
+    decoder = DeviceDecoder(plan.device_widths, plan.device_blocks).to(device).train()
     cast(Any, decoder).to(memory_format=torch.channels_last)
     forward = compiled(decoder.layers, device)
-    descent = Descent(decoder, num_updates, scale=1.0 if start is None else LATE_SCALE)
+    descent = Descent(decoder, num_updates)
     state = {"decoder": decoder, **descent.optimisers}
     course = Course(folder / "device-decoder.pt", state, rng, num_updates, stage("device-decoder"), stop_at)
     for update in course:

@@ -43,6 +43,8 @@ class TrainingPlan:
         num_held_out: rendered for measuring.
         held_out_looks: compositions of colour and shape, as in "green sphere", that the denoiser never sees.
         autoencoder_widths: channels of the autoencoder at each resolution.
+        companion_widths: channels of the small decoder that learns along with it at each, coarsest first.
+        companion_blocks: its residual blocks at each.
         autoencoder_updates: of `autoencoder_batch` crops, half the picture wide.
         autoencoder_batch: crops in an update; half as many whole pictures at the end and for the decoder.
         text_updates: of `text_batch` sentences, which the text encoder learns from before there are pictures.
@@ -56,8 +58,7 @@ class TrainingPlan:
         judge_batch: pictures in an update.
         num_judged: generated pictures for each number of objects, of seen and held-out compositions each.
         num_at_once: pictures generated together.
-        device_widths: channels of the device's decoder, and of the autoencoder's companion, at each
-            resolution, coarsest first.
+        device_widths: channels of the device's decoder at each resolution, coarsest first.
         device_blocks: its residual blocks at each.
         device_pictures: of the training pictures, those that the device's decoder learns from.
         device_generated: generated pictures that it learns from.
@@ -74,6 +75,8 @@ class TrainingPlan:
     num_held_out: int = 600
     held_out_looks: tuple[str, ...] = HELD_OUT_LOOKS
     autoencoder_widths: tuple[int, ...] = (16, 32, 96, 128)
+    companion_widths: tuple[int, ...] = (96, 48, 24)
+    companion_blocks: tuple[int, ...] = (2, 2, 1)
     autoencoder_updates: int = 14000
     autoencoder_batch: int = 8
     text_updates: int = 3000
@@ -87,11 +90,11 @@ class TrainingPlan:
     judge_batch: int = 32
     num_judged: int = 100
     num_at_once: int = 20
-    device_widths: tuple[int, ...] = (96, 48, 24)
-    device_blocks: tuple[int, ...] = (2, 2, 1)
+    device_widths: tuple[int, ...] = (96, 48, 32)
+    device_blocks: tuple[int, ...] = (2, 2, 2)
     device_pictures: int = 6000
     device_generated: int = 24
-    device_updates: int = 6000
+    device_updates: int = 10000
     device_batch: int = 8
     seeds: StageSeeds = StageSeeds()
 

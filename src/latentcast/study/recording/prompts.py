@@ -48,7 +48,7 @@ def read_prompts(source: str | Path, *, count: int | None = None, keep_nsfw: boo
 
     Example:
         >>> read_prompts("held-out", count=2)[1]
-        'a green sphere on a plain floor at night'
+        'a green sphere on a wooden floor at night'
     """
     if count is not None and count < 1:
         raise ParameterError(f"the number of prompts is {count}; it must be at least 1")
