@@ -6,10 +6,10 @@ noise is added to it (so that the decoder forgives what quantisation does to it)
 standardisation is folded into the encoder's last convolution and nothing of it is left at run time.
 
 Two more things shape the latent. A companion, a decoder as small as a device's, learns to read it, too, so
-that it stays simple to decode. And now and then the latent is shrunk and the picture with it: a latent whose
-small version shows the small picture has large shapes in its low frequencies, which a denoiser learns sooner
-and a codec sends cheaper (T. Kouzelis et al., "EQ-VAE: Equivariance regularized latent space for improved
-generative image modeling", 2025).
+that it stays simple to decode; through so few layers the encoder also learns sooner. And now and then the
+latent is shrunk and the picture with it: a latent whose small version shows the small picture is easier to
+generate (T. Kouzelis et al., "EQ-VAE: Equivariance regularized latent space for improved generative image
+modeling", 2025).
 """
 
 from __future__ import annotations
