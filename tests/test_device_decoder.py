@@ -186,10 +186,11 @@ def test_training_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: 
     }
 
 
-def test_the_loss_curve_falls_as_the_loss_does() -> None:
+@pytest.mark.parametrize("is_logarithm", [False, True])
+def test_the_loss_curve_falls_as_the_loss_does(is_logarithm: bool) -> None:
     curve = LossCurve()
     for update in range(400):
-        curve.add(10.0 ** (-update / 200))
+        curve.add(-6.0 - update / 200 if is_logarithm else 10.0 ** (-update / 200))
     dark = np.argwhere(np.asarray(curve.picture()).sum(axis=2) == sum((0x12, 0x26, 0x4F)))
     left, right = dark[dark[:, 1] < 200], dark[dark[:, 1] > 560]
     # Rows count downward.

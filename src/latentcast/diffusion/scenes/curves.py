@@ -49,27 +49,32 @@ class LossCurve:
         self._losses = list(state["losses"])
 
     def picture(self) -> Image.Image:
-        """Every update's loss faintly, their running mean clearly, on a logarithmic scale."""
+        """Every update's loss faintly, their running mean clearly.
+
+        The scale is logarithmic, but linear for a loss that is a logarithm itself and falls below 0.
+        """
         image = Image.new("RGB", _SIZE, "white")
         draw = ImageDraw.Draw(image)
-        losses = np.maximum(np.asarray(self._losses, np.float64), 1e-12)
+        losses = np.asarray(self._losses, np.float64)
         if losses.size < 2:
             return image
-        logs = np.log10(losses)
-        low, high = float(np.quantile(logs, 0.001)), float(np.quantile(logs, 0.999))
+        logarithmic = bool(losses.min() > 0.0)
+        heights = np.log10(losses) if logarithmic else losses
+        low, high = float(np.quantile(heights, 0.001)), float(np.quantile(heights, 0.999))
         low, high = low - 0.02, max(high, low + 0.1)
-        for value in _ticks(10.0**low, 10.0**high):
-            y = _y(math.log10(value), low, high)
+        for value in _ticks(10.0**low, 10.0**high) if logarithmic else _even_ticks(low, high):
+            y = _y(math.log10(value) if logarithmic else value, low, high)
             draw.line([(_LEFT, y), (_RIGHT, y)], fill=_GRID)
             draw.text((_LEFT - 8, y), f"{value:g}", fill=_INK, anchor="rm")
         for share in (0.0, 0.5, 1.0):
             x = _LEFT + share * (_RIGHT - _LEFT)
             draw.text((x, _BOTTOM + 8), f"{round(share * losses.size)}", fill=_INK, anchor="mt")
         draw.text(((_LEFT + _RIGHT) / 2, _BOTTOM + 24), "updates", fill=_INK, anchor="mt")
-        _polyline(draw, logs, 0.0, low, high, _FAINT, 1)
+        _polyline(draw, heights, 0.0, low, high, _FAINT, 1)
         window = min(_WINDOW, losses.size)
         smooth = np.convolve(losses, np.full(window, 1.0 / window), mode="valid")
-        _polyline(draw, np.log10(smooth), (window - 1) / losses.size, low, high, _LINE, 2)
+        smooth = np.log10(smooth) if logarithmic else smooth
+        _polyline(draw, smooth, (window - 1) / losses.size, low, high, _LINE, 2)
         draw.rectangle([(_LEFT, _TOP), (_RIGHT, _BOTTOM)], outline=_INK)
         return image
 
@@ -78,6 +83,13 @@ def _ticks(low: float, high: float) -> list[float]:
     """1, 2 and 5 times powers of ten within the range."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     return [m * 10.0**p for p in powers for m in (1.0, 2.0, 5.0) if low <= m * 10.0**p <= high]
+
+
+def _even_ticks(low: float, high: float) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten, three to eight of them within the range."""
+    power = 10.0 ** math.floor(math.log10((high - low) / 3.0))
+    step = max(m * power for m in (1.0, 2.0, 5.0) if m * power <= (high - low) / 3.0)
+    return [step * n for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _y(value: float, low: float, high: float) -> float:
