@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,18 @@ if TYPE_CHECKING:
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def second_per_update(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Start a clock on which every look of a training stage is a second later: it pauses after as many."""
+
+    def start() -> None:
+        clock = iter(range(1000))
+        monkeypatch.setattr("latentcast.diffusion.scenes.course.time.monotonic", lambda: float(next(clock)))
+
+    return start
+
 
 # The scheduler configuration that Stable Diffusion v1-5 ships.
 STABLE_DIFFUSION_SCHEDULER = {

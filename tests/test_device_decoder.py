@@ -1,5 +1,6 @@
 """The decoder that devices run: small, plain, near the autoencoder's, and forgiving of what coding leaves."""
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -161,16 +162,16 @@ def test_convolutions_of_features_are_muons_and_all_else_is_adamws() -> None:
     assert [tuple(weight.shape[:2]) for weight in muons] == [(8, 8)] * 5 + [(48, 8)]
 
 
-def test_training_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_goes_on_where_it_was_interrupted(
+    tmp_path: Path, second_per_update: Callable[[], None]
+) -> None:
     quick = load_pipeline("scenes", num_steps=3)
     pictures = renders().pictures[:8]
     plan = TrainingPlan(device_generated=2, device_updates=3, device_widths=(8, 8), device_blocks=(1, 1))
 
     def trained(folder: Path, stop_at: float | None) -> dict[str, torch.Tensor]:
         folder.mkdir(exist_ok=True)
-        clock = iter(range(1000))
-        # Every look at the clock is a second: the stage pauses after as many updates.
-        monkeypatch.setattr("latentcast.diffusion.scenes.course.time.monotonic", lambda: float(next(clock)))
+        second_per_update()
         return distil(
             quick, pictures, folder, plan, device="cpu", progress=lambda *_: None, stop_at=stop_at
         ).state_dict()

@@ -56,7 +56,7 @@ def test_any_pipeline_is_exported_with_its_own_scaling(
 
 def test_a_distilled_decoder_survives_its_file_and_the_export(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    decoder = DeviceDecoder().eval()
+    decoder = DeviceDecoder((64, 32), (2, 2)).eval()
     save_device_decoder(decoder, tmp_path)
     again = load_device_decoder(tmp_path)
     latents = torch.randn(2, 4, 16, 16)
@@ -75,7 +75,7 @@ def test_a_distilled_decoder_survives_its_file_and_the_export(tmp_path: Path) ->
 
 def test_weights_beyond_float16_are_kept_as_they_are(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    decoder = DeviceDecoder()
+    decoder = DeviceDecoder((64, 32), (2, 2))
     report = export_onnx(decoder, (4, 16, 16), tmp_path / "d.onnx")
     assert report.num_bytes > 4 * report.num_parameters
     assert report.max_difference < 1e-5
@@ -84,7 +84,7 @@ def test_weights_beyond_float16_are_kept_as_they_are(tmp_path: Path) -> None:
 def test_an_export_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("latentcast.diffusion.export._TOLERANCE", -1.0)
     with pytest.raises(ModelError, match="differs from torch's by"):
-        export_onnx(DeviceDecoder(), (4, 16, 16), tmp_path / "d.onnx")
+        export_onnx(DeviceDecoder((64, 32), (2, 2)), (4, 16, 16), tmp_path / "d.onnx")
     assert list(tmp_path.iterdir()) == []
 
 

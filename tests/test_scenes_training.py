@@ -1,5 +1,6 @@
 """The training command, from nothing to a pipeline folder, on a plan of seconds."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -384,13 +385,11 @@ def test_the_encoder_learns_from_its_companion(
 
 
 def test_the_autoencoder_goes_on_where_it_was_interrupted(
-    few_pictures: npt.NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few_pictures: npt.NDArray[np.uint8], tmp_path: Path, second_per_update: Callable[[], None]
 ) -> None:
     def trained(folder: Path, stop_at: float | None) -> dict[str, torch.Tensor]:
         folder.mkdir(exist_ok=True)
-        clock = iter(range(1000))
-        # Every look at the clock is a second: the stage pauses after as many updates.
-        monkeypatch.setattr("latentcast.diffusion.scenes.course.time.monotonic", lambda: float(next(clock)))
+        second_per_update()
         network = train_autoencoder(
             few_pictures, folder, SMALL_PLAN, device="cpu", progress=lambda *_: None, stop_at=stop_at
         )

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from latentcast.diffusion.scenes.course import Course
+from latentcast.diffusion.scenes.course import Course, rate_scale
 from latentcast.diffusion.scenes.descent import Descent
 from latentcast.diffusion.scenes.distilled import DeviceDecoder
 from latentcast.diffusion.scenes.fidelity import fidelity_loss
@@ -68,8 +68,8 @@ def build_autoencoder(picture_size: int, widths: tuple[int, ...]) -> Autoencoder
 
 
 def _scale(plan: TrainingPlan) -> float:
-    """Of learning rates: larger batches take longer steps, wider networks shorter ones."""
-    return (plan.autoencoder_batch / _PEAK_BATCH) ** 0.25 * _PEAK_WIDTH / plan.autoencoder_widths[0]
+    """Of learning rates, for the plan's sizes."""
+    return rate_scale(plan.autoencoder_batch / _PEAK_BATCH, plan.autoencoder_widths[0] / _PEAK_WIDTH)
 
 
 def _psnr_told(error: torch.Tensor) -> str:

@@ -13,7 +13,7 @@ from latentcast.diffusion.scenes.checkpoint import load_checkpoint, save_checkpo
 from latentcast.diffusion.scenes.curves import LossCurve
 from latentcast.errors import PausedError
 
-__all__ = ["Course", "share_of_peak"]
+__all__ = ["Course", "rate_scale", "share_of_peak"]
 
 _TOLD_EVERY = 25
 _KEPT_EVERY_S = 60.0
@@ -33,6 +33,20 @@ def share_of_peak(update: int, num_updates: int, fall_share: float) -> float:
         [0.01, 1.0, 1.0, 0.5, 0.0025]
     """
     return min(1.0, (update + 1) / _RISE, (num_updates - update) / (fall_share * num_updates))
+
+
+def rate_scale(batch: float, width: float = 1.0) -> float:
+    """Factor of learning rates: larger batches take longer steps, wider networks shorter ones.
+
+    Args:
+        batch: size of the batch beside the one that the rates are for.
+        width: channels beside those that the rates are for.
+
+    Example:
+        >>> rate_scale(16.0), rate_scale(1.0, 2.0)
+        (2.0, 0.5)
+    """
+    return batch**0.25 / width
 
 
 class Course:

@@ -24,7 +24,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from latentcast.diffusion.path import BETA_FIRST, BETA_LAST, NUM_TRAINING_STEPS
 from latentcast.diffusion.scenes.captions import MENTION, describe
-from latentcast.diffusion.scenes.course import Course, share_of_peak
+from latentcast.diffusion.scenes.course import Course, rate_scale, share_of_peak
 from latentcast.diffusion.scenes.muon import Muon
 from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.precision import autocast, compiled
@@ -148,8 +148,7 @@ def train_denoiser(
     alpha_bar = build_scheduler().alphas_cumprod.to(device)
     state = {"model": model, "readout": readout, "average": average, **optimisers}
     course = Course(folder / "denoiser.pt", state, rng, num_updates, progress, stop_at)
-    # Larger batches take longer steps, wider networks shorter ones.
-    scale = (batch_size / _PEAK_BATCH) ** 0.25 * _PEAK_WIDTH / plan.denoiser_widths[0]
+    scale = rate_scale(batch_size / _PEAK_BATCH, plan.denoiser_widths[0] / _PEAK_WIDTH)
     data = torch.from_numpy(latents).to(device)
     weights = _weights(scenes)
     for update in course:

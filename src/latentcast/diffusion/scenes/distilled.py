@@ -41,7 +41,7 @@ class DeviceDecoder(nn.Module):
         num_blocks: residual blocks at each.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (64, 32), num_blocks: tuple[int, ...] = (2, 2)) -> None:
+    def __init__(self, widths: tuple[int, ...], num_blocks: tuple[int, ...]) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(_LATENT_CHANNELS, widths[0], 3, padding=1), nn.ReLU()]
         for level, (width, count) in enumerate(zip(widths, num_blocks, strict=True)):

@@ -22,7 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from latentcast.diffusion.scenes.arrangement import arrange
 from latentcast.diffusion.scenes.captions import MENTION, Description, describe
 from latentcast.diffusion.scenes.composition import has_any
-from latentcast.diffusion.scenes.course import Course, share_of_peak
+from latentcast.diffusion.scenes.course import Course, rate_scale, share_of_peak
 from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.precision import autocast
 from latentcast.diffusion.scenes.scene import COLOURS, FLOORS, SHAPES, SKIES, Scene, SceneObject
@@ -195,7 +195,7 @@ def train_text_encoder(
     if device == "cpu":
         encoder.set_attn_implementation("eager")  # the fused kernel's backward pass is much slower there
     parameters = [*encoder.parameters(), *readout.parameters()]
-    peak = _PEAK_RATE * (plan.text_batch / _PEAK_BATCH) ** 0.25
+    peak = _PEAK_RATE * rate_scale(plan.text_batch / _PEAK_BATCH)
     optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=1e-2, fused=True)
     state = {"encoder": encoder, "readout": readout, "optimiser": optimiser}
     course = Course(folder / "text.pt", state, rng, plan.text_updates, progress, stop_at)
