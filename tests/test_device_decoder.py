@@ -22,7 +22,7 @@ from latentcast.diffusion.scenes.coded import EarlyEstimates, LatentSpectrum
 from latentcast.diffusion.scenes.curves import LossCurve
 from latentcast.diffusion.scenes.dataset import draw_scenes
 from latentcast.diffusion.scenes.descent import Descent
-from latentcast.diffusion.scenes.distillation import distil
+from latentcast.diffusion.scenes.distillation import _both_ways, distil
 from latentcast.diffusion.scenes.distilled import DeviceDecoder, load_device_decoder
 from latentcast.diffusion.scenes.muon import Muon
 from latentcast.diffusion.scenes.plan import TrainingPlan
@@ -102,15 +102,15 @@ def test_it_uses_plain_operators_only() -> None:
 
 def test_it_is_near_the_autoencoder_on_clean_latents() -> None:
     pictures, latents = renders()
-    # The card measures 2.3 dB less on 600 renders, with a spread that is small against what is added here.
-    assert psnr_db(pictures, shown(latents)) > psnr_db(pictures, model().decode(latents)) - 2.7
+    # The card measures 0.44 dB less on 600 renders, with a spread that is small against what is added here.
+    assert psnr_db(pictures, shown(latents)) > psnr_db(pictures, model().decode(latents)) - 0.7
 
 
 @pytest.mark.parametrize("max_bytes", [20, 40, 80])
-def test_what_few_real_bytes_leave_it_shows_nearly_as_well_as_the_autoencoder(max_bytes: int) -> None:
+def test_what_few_real_bytes_leave_it_shows_better_than_the_autoencoder(max_bytes: int) -> None:
     pictures, latents = renders()
     held = sent(latents, max_bytes)
-    assert psnr_db(pictures, shown(held)) > psnr_db(pictures, model().decode(held)) - 0.5
+    assert psnr_db(pictures, shown(held)) > psnr_db(pictures, model().decode(held))
 
 
 def test_ideal_coding_loses_what_waterfilling_says() -> None:
@@ -159,7 +159,14 @@ def test_convolutions_of_features_are_muons_and_all_else_is_adamws() -> None:
     assert {id(weight) for weight in muons}.isdisjoint(map(id, adamws))
     assert len(muons) + len(adamws) == len(list(decoder.parameters()))
     # Two in each block, one between the levels, the last; the first takes latents.
-    assert [tuple(weight.shape[:2]) for weight in muons] == [(8, 8)] * 5 + [(48, 8)]
+    block = [(16, 8), (8, 16)]
+    assert [tuple(weight.shape[:2]) for weight in muons] == [*block, (8, 8), *block, (48, 8)]
+
+
+def test_mirror_images_follow_the_pictures() -> None:
+    pictures = np.random.default_rng(3).integers(0, 256, (3, 4, 4, 3), np.uint8)
+    some = _both_ways(pictures, np.array([2, 5, 0]))
+    np.testing.assert_array_equal(some, np.stack([pictures[2], pictures[2][:, ::-1], pictures[0]]))
 
 
 def test_training_goes_on_where_it_was_interrupted(

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from safetensors.torch import save
 
 from latentcast.cli import run
 from latentcast.diffusion.device_decoder import device_decoder_file, device_decoder_place
@@ -99,9 +100,11 @@ def test_a_network_that_onnx_lacks_is_refused_in_one_line(tmp_path: Path) -> Non
 
 
 def test_a_damaged_distilled_decoder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "device_decoder.safetensors").write_bytes(b"nothing")
-    with pytest.raises(ModelError, match=r"cannot read the device decoder .*--only device-decoder"):
-        load_device_decoder(tmp_path)
+    file = tmp_path / "device_decoder.safetensors"
+    for content in (b"nothing", save({"layers.0.weight": torch.zeros(8, 4, 3, 3)})):
+        file.write_bytes(content)
+        with pytest.raises(ModelError, match=r"cannot read the device decoder .*--only device-decoder"):
+            load_device_decoder(tmp_path)
 
 
 def test_a_hub_model_keeps_its_decoder_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """The training command, from nothing to a pipeline folder, on a plan of seconds."""
 
+import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,32 +13,33 @@ import pytest
 import torch
 
 from latentcast.diffusion.pipeline import load_pipeline
-from latentcast.diffusion.scenes import weights_folder
 from latentcast.diffusion.scenes.autoencoder import (
     _shrunk,
     build_autoencoder,
+    encode_both_ways,
     encode_pictures,
     train_autoencoder,
 )
 from latentcast.diffusion.scenes.captions import VOCABULARY
 from latentcast.diffusion.scenes.card import Findings, write_section
-from latentcast.diffusion.scenes.checkpoint import load_checkpoint, save_checkpoint
 from latentcast.diffusion.scenes.composition import HELD_OUT_LOOKS, composition_of, has_any
 from latentcast.diffusion.scenes.dataset import draw_scenes, mirrored, render_pictures
 from latentcast.diffusion.scenes.denoiser import _draw_steps, _weights, build_denoiser
-from latentcast.diffusion.scenes.denoiser_training import renewed, retrain_denoiser
+from latentcast.diffusion.scenes.denoiser_training import retrain_denoiser
+from latentcast.diffusion.scenes.device_training import train_device_decoder
 from latentcast.diffusion.scenes.fidelity import fidelity_loss
 from latentcast.diffusion.scenes.floors import floor_pattern, mean_of_bars, mean_of_stripes
 from latentcast.diffusion.scenes.judge import train_judge
-from latentcast.diffusion.scenes.judging import judge_model, recorded_plan
+from latentcast.diffusion.scenes.judging import judge_model
 from latentcast.diffusion.scenes.pixels import to_network
-from latentcast.diffusion.scenes.plan import CPU_PLAN, GPU_PLAN, TrainingPlan
+from latentcast.diffusion.scenes.plan import GPU_PLAN, TrainingPlan
 from latentcast.diffusion.scenes.render import IMAGE_SIZE, object_map, render, visible_shares
 from latentcast.diffusion.scenes.sampling import draw_prompts
 from latentcast.diffusion.scenes.scene import COLOURS, Scene, SceneObject
 from latentcast.diffusion.scenes.text import COUNT_SHARES, build_text_encoder
 from latentcast.diffusion.scenes.tokens import build_tokenizer, token_ids
 from latentcast.diffusion.scenes.training import train
+from latentcast.diffusion.scenes.training_record import recorded_plan
 from latentcast.errors import ModelError, ParameterError, PausedError
 from latentcast.study.metrics.ssim import ssim
 
@@ -142,17 +145,22 @@ def test_rendering_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     assert calls == [70]  # the first 64 were not drawn again
     whole = render_pictures(scenes, tmp_path / "whole.npy", 9, lambda done, total: None, 32)
     np.testing.assert_array_equal(cut, whole)
+    with pytest.raises(ModelError, match=r"whole\.npy holds pictures of shape \(70, 32, 32, 3\)"):
+        render_pictures(scenes[:9], tmp_path / "whole.npy", 9, lambda done, total: None, 32)
 
 
-def test_a_checkpoint_restores_weights_and_random_streams(tmp_path: Path) -> None:
-    layer, rng = torch.nn.Linear(3, 2), np.random.default_rng(1)
-    save_checkpoint(tmp_path / "c.pt", {"layer": layer}, rng, 7)
-    expected = rng.random(4), torch.rand(4)
-    other, later = torch.nn.Linear(3, 2), np.random.default_rng(2)
-    assert load_checkpoint(tmp_path / "c.pt", {"layer": other}, later) == 7
-    np.testing.assert_array_equal(later.random(4), expected[0])
-    assert torch.equal(torch.rand(4), expected[1])
-    assert torch.equal(other.weight, layer.weight)
+def test_latents_of_other_pictures_are_refused(tmp_path: Path) -> None:
+    network = build_autoencoder(128, (8, 8, 8, 8))
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+
+    def latents(some: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return encode_both_ways(network, some, tmp_path, device="cpu", progress=lambda *_: None)
+
+    both = latents(pictures)
+    np.testing.assert_allclose(both[4:5], encode_pictures(network, pictures[1:2, :, ::-1]), atol=1e-5)
+    np.testing.assert_array_equal(latents(pictures), both)
+    with pytest.raises(ModelError, match=r"latents\.npy holds 6 latents, not 4; remove it"):
+        latents(pictures[:2])
 
 
 def test_every_word_is_one_token(tmp_path: Path) -> None:
@@ -184,7 +192,6 @@ TINY: dict[str, Any] = {
     "num_at_once": 3,
     "device_widths": (8, 8, 8),
     "device_blocks": (1, 0, 0),
-    "device_pictures": 4,
     "device_generated": 2,
     "device_updates": 1,
     "device_batch": 4,
@@ -230,7 +237,6 @@ def test_training_in_pieces_makes_a_pipeline_folder_with_its_card(
         "decoder",
         "judge",
         "samples",
-        "device-latents",
         "device-generated",
         "device-decoder",
         "device-measured",
@@ -244,6 +250,8 @@ def test_training_in_pieces_makes_a_pipeline_folder_with_its_card(
     assert ("the denoiser never saw orange cylinder" in card) == bool(plan.held_out_looks)
     assert ("trained on all 24 compositions" in card) == (not plan.held_out_looks)
     assert "## The device's decoder" in card
+    assert "finest: 8, 8, 8; residual blocks: 1, 0, 0." in card
+    assert not re.search(r"^\| (seed of )?device ", card, re.MULTILINE)
     assert {"samples.jpg", "losses.png", "training.json", "device_decoder.onnx"} <= {
         file.name for file in (tmp_path / "model").iterdir()
     }
@@ -271,6 +279,7 @@ def test_training_in_pieces_makes_a_pipeline_folder_with_its_card(
     assert again == findings
     assert (tmp_path / "model" / "README.md").read_text().count("## The device's decoder\n") == 1
     retrained_alone(tmp_path / "model", tmp_path / "other.work", replace(plan, denoiser_updates=2))
+    distilled_alone(tmp_path / "model", tmp_path / "model.work")
 
 
 def retrained_alone(folder: Path, work: Path, plan: TrainingPlan) -> None:
@@ -291,11 +300,29 @@ def retrained_alone(folder: Path, work: Path, plan: TrainingPlan) -> None:
     assert recorded_plan(folder) == plan
 
 
-def test_a_denoiser_is_trained_anew_in_the_size_that_its_folder_has() -> None:
-    recorded = TrainingPlan(denoiser_widths=(16, 16), denoiser_updates=1, held_out_looks=(), num_pictures=9)
-    plan = renewed(recorded, CPU_PLAN)
-    assert (plan.denoiser_widths, plan.num_pictures) == ((16, 16), 9)
-    assert (plan.denoiser_updates, plan.held_out_looks) == (CPU_PLAN.denoiser_updates, HELD_OUT_LOOKS)
+def distilled_alone(folder: Path, work: Path) -> None:
+    """Make the device's decoder anew: nothing else changes but what is said of it."""
+    own = TrainingPlan(
+        num_pictures=99, device_widths=(16, 8), device_blocks=(1, 1), device_generated=2, device_updates=2
+    )
+
+    def distilled() -> None:
+        train_device_decoder(
+            folder, device="cpu", similarity=ssim, progress=lambda *_: None, work=work, plan=own
+        )
+
+    # The work folder has a checkpoint of the decoder that was made before.
+    with pytest.raises(ModelError, match=r"device-decoder\.pt is no checkpoint of what is trained now"):
+        distilled()
+    (work / "device-decoder.pt").unlink()
+    old = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    plan, findings = recorded_plan(folder), json.loads((folder / "training.json").read_text())["findings"]
+    distilled()
+    changed = {file.name for file, content in old.items() if file.read_bytes() != content}
+    assert changed == {"device_decoder.onnx", "device_decoder.safetensors", "README.md", "training.json"}
+    assert recorded_plan(folder) == plan.with_stage(own, "device-decoder") != plan
+    assert json.loads((folder / "training.json").read_text())["findings"] == findings
+    assert "finest: 16, 8; residual blocks: 1, 1." in (folder / "README.md").read_text()
 
 
 def test_the_denoiser_never_sees_what_is_held_out() -> None:
@@ -431,19 +458,6 @@ def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
         train(tmp_path / "model", device="abacus", similarity=ssim, progress=lambda *_: None)
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"denoiser_updates": 0}, "denoiser_updates is 0"),
-        ({"picture_size": 200}, "picture_size is 200"),
-        ({"held_out_looks": ("pink cube",)}, "pink cube"),
-    ],
-)
-def test_a_plan_that_cannot_be_is_refused(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ParameterError, match=message):
-        TrainingPlan(**values)
-
-
 def test_what_a_gpu_trains_is_small_enough_to_ship() -> None:
     with torch.device("meta"):
         parts = [
@@ -452,12 +466,6 @@ def test_what_a_gpu_trains_is_small_enough_to_ship() -> None:
         ]
     num_bytes = 2 * sum(parameter.numel() for part in parts for parameter in part.parameters())
     assert num_bytes < 39e6  # of 40 MB: the rest is pictures, calibration, and the device's decoder
-
-
-def test_the_shipped_weights_say_how_they_were_trained() -> None:
-    plan = recorded_plan(weights_folder())
-    assert plan.held_out_looks == HELD_OUT_LOOKS
-    assert plan == CPU_PLAN
 
 
 def test_the_denoiser_learns_more_of_what_is_hard() -> None:

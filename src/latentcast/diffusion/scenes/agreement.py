@@ -14,6 +14,7 @@ from latentcast.diffusion.pipeline import DiffusersModel
 from latentcast.diffusion.scenes.card import psnr_db, write_section
 from latentcast.diffusion.scenes.coded import Latents, LatentSpectrum
 from latentcast.diffusion.scenes.distilled import DeviceDecoder
+from latentcast.diffusion.scenes.plan import TrainingPlan
 
 __all__ = ["Agreement", "Quality", "measure_agreement", "write_agreement"]
 
@@ -117,14 +118,17 @@ def _decoded(decoder: DeviceDecoder, latents: Latents) -> Pictures:
     return pictures
 
 
-def write_agreement(folder: Path, agreement: Agreement, num_bytes: int) -> None:
+def write_agreement(folder: Path, agreement: Agreement, num_bytes: int, plan: TrainingPlan) -> None:
     """Write the section on the device's decoder into a model's card.
 
     Args:
         folder: the pipeline folder, with its README.md.
         agreement: what was measured.
         num_bytes: of the ONNX file.
+        plan: how it was trained.
     """
+    widths = ", ".join(map(str, plan.device_widths))
+    blocks = ", ".join(map(str, plan.device_blocks))
     rows = "\n".join(
         f"| {quality.latent_mse:.4f} | {quality.autoencoder_psnr_db:.2f} | {quality.device_psnr_db:.2f} "
         f"| {quality.autoencoder_ssim:.3f} | {quality.device_ssim:.3f} |"
@@ -139,5 +143,9 @@ original picture, from latents that ideal coding left with this error per dimens
 | latent error | autoencoder, dB | device, dB | autoencoder, SSIM | device, SSIM |
 | --- | --- | --- | --- | --- |
 {rows}
+
+Channels from the latent's resolution to the finest: {widths}; residual blocks: {blocks}.
+Seed {plan.seeds.device_decoder}; {plan.device_updates} updates of {plan.device_batch} pictures:
+{plan.num_pictures} renders, their mirror images, and {plan.device_generated} generated pictures.
 """
     write_section(folder, _HEADING, body)

@@ -25,14 +25,16 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from latentcast.diffusion.scenes.course import Course, rate_scale
+from latentcast.diffusion.scenes.dataset import StageProgress
 from latentcast.diffusion.scenes.descent import Descent
 from latentcast.diffusion.scenes.distilled import DeviceDecoder
 from latentcast.diffusion.scenes.fidelity import fidelity_loss
 from latentcast.diffusion.scenes.pixels import to_network
 from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.precision import autocast_on_gpu, compiled
+from latentcast.errors import ModelError
 
-__all__ = ["build_autoencoder", "encode_pictures", "refine_decoder", "train_autoencoder"]
+__all__ = ["build_autoencoder", "encode_both_ways", "encode_pictures", "refine_decoder", "train_autoencoder"]
 
 _LATENT_CHANNELS = 4
 _LATENT_NOISE = 0.08
@@ -228,3 +230,45 @@ def encode_pictures(
         inputs = to_network(pictures[start : start + batch_size], device)
         parts.append(network.encoder(inputs)[:, :_LATENT_CHANNELS].float().cpu())
     return torch.cat(parts).numpy()
+
+
+def encode_both_ways(
+    network: AutoencoderKL,
+    pictures: npt.NDArray[np.uint8],
+    work: Path,
+    *,
+    device: str,
+    progress: StageProgress,
+) -> npt.NDArray[np.float32]:
+    """Latents of all pictures, then of their mirror images; kept in a file for what comes later.
+
+    Args:
+        network: whose encoder is used.
+        pictures: uint8 (num, H, W, 3).
+        work: folder of the file.
+        device: "cpu" or "cuda".
+        progress: called with (done, total, text).
+
+    Returns:
+        float32 (2 num, 4, H/8, W/8).
+
+    Raises:
+        ModelError: if the file holds those of other pictures.
+    """
+    path = work / "latents.npy"
+    if path.exists():
+        kept: npt.NDArray[np.float32] = np.load(path)
+        if len(kept) != 2 * len(pictures):
+            raise ModelError(f"{path} holds {len(kept)} latents, not {2 * len(pictures)}; remove it")
+        return kept
+    parts = []
+    for turned in (False, True):
+        for start in range(0, len(pictures), 500):
+            block = pictures[start : start + 500]
+            parts.append(encode_pictures(network, block[:, :, ::-1] if turned else block, device=device))
+            progress(sum(map(len, parts)), 2 * len(pictures), "")
+    latents = np.concatenate(parts)
+    partial = path.with_suffix(".partial.npy")
+    np.save(partial, latents)
+    partial.replace(path)
+    return latents

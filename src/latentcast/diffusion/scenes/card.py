@@ -169,9 +169,7 @@ def write_card(
     sheet = [_small(picture) for picture in samples[:shown]]
     picture_sheet(np.stack(sheet), _SHEET_COLUMNS).save(folder / "samples.jpg", quality=85)
     _write_curves(folder, curves)
-    rows_made = [(name, value) for name, value in plan.to_dict().items() if name != "seeds"]
-    rows_made += [(f"seed of {name}", value) for name, value in plan.to_dict()["seeds"].items()]
-    numbers = "\n".join(f"| {name.replace('_', ' ')} | {_plain(value)} |" for name, value in rows_made)
+    numbers = _numbers(plan)
     prompts = "\n".join(f"{i + 1}. {text}" for i, text in enumerate(sentences[:shown]))
     stages = ", ".join(file.stem.removesuffix("-loss") for file in curves)
     size, num_judged = (
@@ -231,6 +229,17 @@ relation that was told does not hold. No pictures of people, places or art were 
 {prompts}
 """
     _replace(folder / "README.md", text)
+
+
+def _numbers(plan: TrainingPlan) -> str:
+    """Rows of a plan, less the device's decoder's: it may be made anew, and has a section of its own."""
+    rows = plan.to_dict()
+    rows |= {f"seed of {name}": seed for name, seed in rows.pop("seeds").items() if "device" not in name}
+    return "\n".join(
+        f"| {name.replace('_', ' ')} | {_plain(value)} |"
+        for name, value in rows.items()
+        if not name.startswith("device_")
+    )
 
 
 def _plain(value: object) -> str:

@@ -99,9 +99,10 @@ class Course:
         """The numbers of the updates to make.
 
         Raises:
+            ModelError: if the checkpoint is of something else.
             PausedError: when the time is over, after the checkpoint.
         """
-        done = load_checkpoint(self._path, self._state, self._rng)
+        done = load_checkpoint(self._path, self._state, self._rng, self._num_updates)
         kept = time.monotonic()
         while done < self._num_updates:
             now = time.monotonic()
@@ -126,5 +127,5 @@ class Course:
                 self._keep(done)
 
     def _keep(self, done: int) -> None:
-        save_checkpoint(self._path, self._state, self._rng, done)
+        save_checkpoint(self._path, self._state, self._rng, done, self._num_updates)
         self.curve.picture().save(self._path.with_name(f"{self._path.stem}-loss.png"))

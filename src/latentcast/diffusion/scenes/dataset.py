@@ -1,9 +1,10 @@
-"""Random scenes, and their pictures on disk; the scenes themselves are drawn again from the seed."""
+"""Random scenes and their pictures, kept in files for a run that goes on."""
 
 from __future__ import annotations
 
 import os
 import pickle
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,10 +14,27 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.diffusion.scenes.arrangement import arrange, draw_object_count
+from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.render import render, visible_shares
 from latentcast.diffusion.scenes.scene import Scene
+from latentcast.errors import ModelError, PausedError
 
-__all__ = ["draw_scenes", "mirrored", "render_pictures", "sample_scene"]
+__all__ = [
+    "Progress",
+    "StageProgress",
+    "draw_scenes",
+    "held_out_renders",
+    "make_renders",
+    "mirrored",
+    "render_pictures",
+    "sample_scene",
+]
+
+Progress = Callable[[str, int, int, str], None]
+"""Called with (stage, done, total, text)."""
+
+StageProgress = Callable[[int, int, str], None]
+"""Called with (done, total, text)."""
 
 _BLOCK = 64
 
@@ -81,7 +99,13 @@ def mirrored(scene: Scene) -> Scene:
 
 
 def render_pictures(
-    scenes: list[Scene], path: Path, seed: int, progress: Callable[[int, int], None], size: int
+    scenes: list[Scene],
+    path: Path,
+    seed: int,
+    progress: Callable[[int, int], None],
+    size: int,
+    *,
+    stop_at: float | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Render scenes into a file, or go on where an interrupted run stopped.
 
@@ -91,13 +115,18 @@ def render_pictures(
         seed: of the shadow rays, spawned per scene.
         progress: called with (done, total) after each block.
         size: pixels along each side of a picture.
+        stop_at: time.monotonic() at which to pause.
 
     Returns:
         The file's array, read-only and mapped.
+
+    Raises:
+        ModelError: if the file holds other pictures.
+        PausedError: when the time is over.
     """
     shape = (len(scenes), size, size, 3)
     if path.exists():
-        return np.load(path, mmap_mode="r")
+        return _whole(path, shape)
     partial, done_file = path.with_suffix(".partial.npy"), path.with_suffix(".done")
     done = int(done_file.read_text()) if done_file.exists() and partial.exists() else 0
     pictures = np.lib.format.open_memmap(partial, "r+" if done else "w+", dtype=np.uint8, shape=shape)
@@ -112,7 +141,59 @@ def render_pictures(
             list(pool.map(draw, range(start, stop)))
             done_file.write_text(str(stop))
             progress(stop, len(scenes))
+            if stop_at is not None and time.monotonic() >= stop_at:
+                raise PausedError(
+                    f"{stop} of {len(scenes)} renders are made; the same command goes on from there"
+                )
     pictures.flush()
     partial.replace(path)
     done_file.unlink()
-    return np.load(path, mmap_mode="r")
+    return _whole(path, shape)
+
+
+def _whole(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """Renders that were made, mapped."""
+    pictures: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    if pictures.shape != shape:
+        raise ModelError(f"{path} holds pictures of shape {pictures.shape}, not {shape}; remove it")
+    return pictures
+
+
+def make_renders(
+    work: Path, plan: TrainingPlan, *, progress: Progress, stop_at: float | None = None
+) -> tuple[list[Scene], npt.NDArray[np.uint8]]:
+    """Draw the scenes that a plan trains on and render them, or go on with it.
+
+    Raises:
+        ModelError, PausedError: as `render_pictures`.
+    """
+    scenes = draw_scenes(plan.num_pictures, plan.seeds.scenes, work / "scenes.pickle")
+    return scenes, _renders(scenes, work / "pictures.npy", plan.seeds.shadows, plan, progress, stop_at)
+
+
+def held_out_renders(
+    work: Path, plan: TrainingPlan, *, progress: Progress, stop_at: float | None = None
+) -> tuple[list[Scene], npt.NDArray[np.uint8]]:
+    """The same for the scenes that a plan measures on.
+
+    Raises:
+        ModelError, PausedError: as `render_pictures`.
+    """
+    scenes = draw_scenes(plan.num_held_out, plan.seeds.held_out_scenes)
+    return scenes, _renders(
+        scenes, work / "held-out.npy", plan.seeds.held_out_shadows, plan, progress, stop_at
+    )
+
+
+def _renders(
+    scenes: list[Scene],
+    path: Path,
+    seed: int,
+    plan: TrainingPlan,
+    progress: Progress,
+    stop_at: float | None,
+) -> npt.NDArray[np.uint8]:
+    def told(done: int, total: int) -> None:
+        progress("render", done, total, "")
+
+    return render_pictures(scenes, path, seed, told, plan.picture_size, stop_at=stop_at)

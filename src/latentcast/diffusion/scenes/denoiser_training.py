@@ -6,9 +6,7 @@ decoder above all.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,24 +17,18 @@ from transformers import CLIPTokenizer
 from latentcast.diffusion.loading import quiet, require_device
 from latentcast.diffusion.pipeline import load_pipeline
 from latentcast.diffusion.scenes.agreement import Similarity
-from latentcast.diffusion.scenes.autoencoder import encode_pictures
+from latentcast.diffusion.scenes.autoencoder import encode_both_ways
 from latentcast.diffusion.scenes.card import FIT_SECTION, Findings, drop_section
 from latentcast.diffusion.scenes.composition import has_any
-from latentcast.diffusion.scenes.dataset import draw_scenes, mirrored, render_pictures
+from latentcast.diffusion.scenes.dataset import Progress, make_renders, mirrored
 from latentcast.diffusion.scenes.denoiser import Denoiser, train_denoiser
-from latentcast.diffusion.scenes.judging import judge_model, recorded_plan
+from latentcast.diffusion.scenes.judging import judge_model
 from latentcast.diffusion.scenes.plan import TrainingPlan, plan_for
 from latentcast.diffusion.scenes.scene import Scene
 from latentcast.diffusion.scenes.text import train_text_encoder
-from latentcast.errors import PausedError
+from latentcast.diffusion.scenes.training_record import recorded_plan
 
-__all__ = ["LATENTS_FILE", "Progress", "learn_to_denoise", "make_renders", "renewed", "retrain_denoiser"]
-
-LATENTS_FILE = "latents.npy"
-"""In the work folder: float32 (2 num, 4, h, w), of all pictures and then of their mirror images."""
-
-Progress = Callable[[str, int, int, str], None]
-"""Called with (stage, done, total, text)."""
+__all__ = ["learn_to_denoise", "retrain_denoiser"]
 
 
 def retrain_denoiser(
@@ -73,7 +65,7 @@ def retrain_denoiser(
         PausedError: when the time is over; the next call goes on.
     """
     require_device(device)
-    plan = plan or renewed(recorded_plan(out), plan_for(device))
+    plan = plan or recorded_plan(out).with_stage(plan_for(device), "denoiser")
     work = work or out.with_name(out.name + ".work")
     work.mkdir(parents=True, exist_ok=True)
     plan.keep_to(work / "plan.json")
@@ -96,36 +88,6 @@ def retrain_denoiser(
     return judge_model(
         out, device=device, similarity=similarity, progress=progress, work=work, plan=plan, stop_at=stop_at
     )
-
-
-def renewed(recorded: TrainingPlan, own: TrainingPlan) -> TrainingPlan:
-    """The plan of a folder whose denoiser is trained as a device's own plan says, in the same size."""
-    return replace(
-        recorded,
-        held_out_looks=own.held_out_looks,
-        text_updates=own.text_updates,
-        text_batch=own.text_batch,
-        denoiser_updates=own.denoiser_updates,
-        denoiser_batch=own.denoiser_batch,
-    )
-
-
-def make_renders(
-    work: Path, plan: TrainingPlan, *, progress: Progress, stop_at: float | None = None
-) -> tuple[list[Scene], npt.NDArray[np.uint8]]:
-    """Draw the scenes of a plan and render them, or go on with it.
-
-    Raises:
-        PausedError: when the time is over.
-    """
-
-    def told(done: int, total: int) -> None:
-        progress("render", done, total, "")
-        if stop_at is not None and time.monotonic() >= stop_at:
-            raise PausedError(f"{done} of {total} renders are made; the same command goes on from there")
-
-    scenes = draw_scenes(plan.num_pictures, plan.seeds.scenes, work / "scenes.pickle")
-    return scenes, render_pictures(scenes, work / "pictures.npy", plan.seeds.shadows, told, plan.picture_size)
 
 
 def learn_to_denoise(
@@ -160,7 +122,7 @@ def learn_to_denoise(
     def stage(name: str) -> Callable[[int, int, str], None]:
         return lambda done, total, text: progress(name, done, total, text)
 
-    latents = _encode_both_ways(autoencoder, pictures, work / LATENTS_FILE, device, stage("latents"))
+    latents = encode_both_ways(autoencoder, pictures, work, device=device, progress=stage("latents"))
     schooled = train_text_encoder(
         tokenizer, work, plan, device=device, progress=stage("text"), stop_at=stop_at
     )
@@ -177,29 +139,6 @@ def learn_to_denoise(
         progress=stage("denoiser"),
         stop_at=stop_at,
     )
-
-
-def _encode_both_ways(
-    autoencoder: AutoencoderKL,
-    pictures: npt.NDArray[np.uint8],
-    path: Path,
-    device: str,
-    progress: Callable[[int, int, str], None],
-) -> npt.NDArray[np.float32]:
-    """Latents of all pictures, then of their mirror images; kept in a file for a run that goes on."""
-    if path.exists():
-        return np.load(path)
-    parts = []
-    for turned in (False, True):
-        for start in range(0, len(pictures), 500):
-            block = pictures[start : start + 500]
-            parts.append(encode_pictures(autoencoder, block[:, :, ::-1] if turned else block, device=device))
-            progress(sum(map(len, parts)), 2 * len(pictures), "")
-    latents = np.concatenate(parts)
-    partial = path.with_suffix(".partial.npy")
-    np.save(partial, latents)
-    partial.replace(path)
-    return latents
 
 
 def _save(denoiser: Denoiser, out: Path) -> None:

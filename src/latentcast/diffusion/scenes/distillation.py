@@ -6,7 +6,6 @@ latent: so it learns to show what is known and to leave out what is noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,22 +14,21 @@ import numpy.typing as npt
 import torch
 
 from latentcast.diffusion.pipeline import DiffusersModel
-from latentcast.diffusion.scenes.autoencoder import encode_pictures
+from latentcast.diffusion.scenes.autoencoder import encode_both_ways
 from latentcast.diffusion.scenes.captions import full_caption
 from latentcast.diffusion.scenes.coded import EarlyEstimates, Latents, LatentSpectrum
 from latentcast.diffusion.scenes.course import Course
-from latentcast.diffusion.scenes.dataset import sample_scene
+from latentcast.diffusion.scenes.dataset import Progress, StageProgress, sample_scene
 from latentcast.diffusion.scenes.descent import Descent
 from latentcast.diffusion.scenes.distilled import DeviceDecoder
 from latentcast.diffusion.scenes.fidelity import fidelity_loss
 from latentcast.diffusion.scenes.plan import TrainingPlan
-from latentcast.diffusion.scenes.precision import compiled
+from latentcast.diffusion.scenes.precision import autocast, compiled
 from latentcast.diffusion.scenes.sheets import picture_sheet
 
 __all__ = ["distil"]
 
 Pictures = npt.NDArray[np.uint8]
-StageProgress = Callable[[int, int, str], None]
 
 # Of every batch, such shares are generated pictures, seen early, and renders' coarse latents. The others are
 # fine, which is what the device ends with and where the decoder's own error counts.
@@ -50,14 +48,14 @@ def distil(
     plan: TrainingPlan,
     *,
     device: str,
-    progress: Callable[[str, int, int, str], None],
+    progress: Progress,
     stop_at: float | None = None,
 ) -> DeviceDecoder:
     """Train a small decoder for a model's latents.
 
     Args:
         model: the embedded model, as it is shipped.
-        pictures: renders, uint8 (num, H, W, 3).
+        pictures: renders, uint8 (num, H, W, 3); their mirror images are learned from, too.
         folder: where latents, checkpoint, loss curve and sample sheet lie; an interrupted run goes on there.
         plan: batch, updates, generated pictures, and the seed of weights, batches, noise and those pictures.
         device: "cpu" or "cuda".
@@ -68,6 +66,7 @@ def distil(
         The trained decoder.
 
     Raises:
+        ModelError: if latents or checkpoint in the folder are of something else.
         PausedError: when its time is over.
     """
     seed, num_updates, batch_size = plan.seeds.device_decoder, plan.device_updates, plan.device_batch
@@ -75,7 +74,7 @@ def distil(
     def stage(name: str) -> StageProgress:
         return lambda done, total, text: progress(name, done, total, text)
 
-    latents = _render_latents(model, pictures, folder / "device-latents.npy", device, stage("device-latents"))
+    latents = encode_both_ways(model.pipe.vae, pictures, folder, device=device, progress=stage("latents"))
     runs = _generate(
         model,
         plan.device_generated,
@@ -97,7 +96,9 @@ def distil(
     course = Course(folder / "device-decoder.pt", state, rng, num_updates, stage("device-decoder"), stop_at)
     for update in course:
         inputs, wanted = _batch(latents, pictures, runs, targets, spectrum, batch_size, rng)
-        output = forward(torch.from_numpy(inputs).to(device))
+        with autocast(device):
+            held = torch.from_numpy(inputs).to(device, memory_format=torch.channels_last)
+            output = forward(held).float()
         target = torch.from_numpy(wanted).to(device).permute(0, 3, 1, 2).float().div(255.0)
         loss = fidelity_loss(output - target)
         descent.update(update, loss)
@@ -128,26 +129,15 @@ def _batch(
     lowest, highest = np.full(batch_size, _FINEST), np.full(batch_size, _FINE)
     lowest[:num_coarse], highest[:num_coarse] = _FINE, _COARSEST
     level = 10.0 ** rng.uniform(np.log10(lowest), np.log10(highest))
-    return spectrum.coded(sent, level, rng), np.concatenate([pictures[rendered], targets[generated]])
+    wanted = np.concatenate([_both_ways(pictures, rendered), targets[generated]])
+    return spectrum.coded(sent, level, rng), wanted
 
 
-def _render_latents(
-    model: DiffusersModel, pictures: Pictures, path: Path, device: str, progress: StageProgress
-) -> Latents:
-    """The autoencoder's latents of renders; kept in a file for a run that goes on."""
-    if path.exists():
-        kept: Latents = np.load(path)
-        if len(kept) == len(pictures):
-            return kept
-    parts: list[Latents] = []
-    for start in range(0, len(pictures), 100):
-        parts.append(encode_pictures(model.pipe.vae, pictures[start : start + 100], device=device))
-        progress(min(start + 100, len(pictures)), len(pictures), "")
-    latents = np.concatenate(parts)
-    partial = path.with_suffix(".partial.npy")
-    np.save(partial, latents)
-    partial.replace(path)
-    return latents
+def _both_ways(pictures: Pictures, numbers: npt.NDArray[np.int64]) -> Pictures:
+    """Some of all pictures followed by their mirror images."""
+    turned, number = np.divmod(numbers, len(pictures))
+    some = pictures[number]
+    return np.where(turned[:, None, None, None] == 1, some[:, :, ::-1], some)
 
 
 def _generate(

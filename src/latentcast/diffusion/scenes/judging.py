@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,20 +17,23 @@ from latentcast.diffusion.scenes.autoencoder import encode_pictures
 from latentcast.diffusion.scenes.captions import describe
 from latentcast.diffusion.scenes.card import GUIDANCE_SCALE, Findings, Judged, psnr_db, write_card
 from latentcast.diffusion.scenes.composition import has_any
-from latentcast.diffusion.scenes.dataset import draw_scenes, render_pictures, sample_scene
+from latentcast.diffusion.scenes.dataset import (
+    Progress,
+    held_out_renders,
+    make_renders,
+    render_pictures,
+    sample_scene,
+)
 from latentcast.diffusion.scenes.frechet import frechet_distance
 from latentcast.diffusion.scenes.judge import train_judge
 from latentcast.diffusion.scenes.pixels import to_pictures
 from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.sampling import draw_prompts, generate
 from latentcast.diffusion.scenes.scene import Scene
+from latentcast.diffusion.scenes.training_record import recorded_plan, write_record
 from latentcast.diffusion.scenes.verdict import judge_pictures, judge_scenes
-from latentcast.errors import ModelError, PausedError
 
-__all__ = ["NUM_STEPS", "RECORD_FILE", "judge_model", "recorded_plan"]
-
-RECORD_FILE = "training.json"
-"""The plan that a folder's weights were trained by, and what the judge found."""
+__all__ = ["NUM_STEPS", "judge_model"]
 
 NUM_STEPS = 50
 """Of denoising, in the pictures that are judged."""
@@ -40,29 +41,12 @@ NUM_STEPS = 50
 Pictures = npt.NDArray[np.uint8]
 
 
-def recorded_plan(folder: Path) -> TrainingPlan:
-    """The plan that a trained model's folder says it was made by.
-
-    Raises:
-        ModelError: if it does not say.
-    """
-    file = folder / RECORD_FILE
-    try:
-        return TrainingPlan.from_dict(json.loads(file.read_text())["plan"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ModelError(
-            f"cannot read how the model was trained from {file}: {reason}; "
-            "name a folder that `latentcast model train scenes` wrote"
-        ) from error
-
-
 def judge_model(
     out: Path,
     *,
     device: str,
     similarity: Similarity,
-    progress: Callable[[str, int, int, str], None],
+    progress: Progress,
     work: Path | None = None,
     plan: TrainingPlan | None = None,
     anew: bool = False,
@@ -76,8 +60,7 @@ def judge_model(
         similarity: SSIM, for the autoencoder.
         progress: called with (stage, done, total, text).
         work: folder for renders, checkpoints and generated pictures; `out` with ".work" appended where None.
-        plan: what the model was trained by; None for the one that is recorded in its folder, with as much
-            judging as is usual for the device.
+        plan: what the model was trained by; None for the one that is recorded in its folder.
         anew: whether the weights are new, so that what an older card says of them is left out.
         stop_at: time.monotonic() at which to pause.
 
@@ -101,17 +84,13 @@ def judge_model(
     def rendered(scenes: list[Scene], name: str, seed: int) -> Pictures:
         def told(done: int, total: int) -> None:
             progress("render", done, total, "")
-            if stop_at is not None and time.monotonic() >= stop_at:
-                raise PausedError(f"{done} of {total} renders are made; the same command goes on from there")
 
-        if (work / "pictures.npy").exists() and name == "judge-pictures.npy":
-            return np.load(work / "pictures.npy", mmap_mode="r")[: len(scenes)]
-        return render_pictures(scenes, work / name, seed, told, plan.picture_size)
+        return render_pictures(scenes, work / name, seed, told, plan.picture_size, stop_at=stop_at)
 
-    scenes = draw_scenes(min(plan.judge_pictures, plan.num_pictures), seeds.scenes, work / "scenes.pickle")
+    scenes, pictures = make_renders(work, plan, progress=progress, stop_at=stop_at)
     judge = train_judge(
-        rendered(scenes, "judge-pictures.npy", seeds.shadows),
-        scenes,
+        pictures[: plan.judge_pictures],
+        scenes[: plan.judge_pictures],
         work,
         seed=seeds.judge,
         num_updates=plan.judge_updates,
@@ -120,8 +99,7 @@ def judge_model(
         progress=stage("judge"),
         stop_at=stop_at,
     )
-    held_out_scenes = draw_scenes(plan.num_held_out, seeds.held_out_scenes)
-    held_out = rendered(held_out_scenes, "held-out.npy", seeds.held_out_shadows)
+    held_out_scenes, held_out = held_out_renders(work, plan, progress=progress, stop_at=stop_at)
     rng = np.random.default_rng(seeds.held_out_scenes)
     ceiling = judge_scenes(
         judge_pictures(judge, held_out, device=device).found,
@@ -172,10 +150,7 @@ def judge_model(
     )
     curves = sorted(work.glob("*-loss.png"), key=lambda file: file.stat().st_mtime)
     write_card(out, findings, sheet, sentences, curves, anew=anew)
-    record = {"plan": plan.to_dict(), "findings": findings.to_dict()}
-    partial = out / f".{RECORD_FILE}.part"
-    partial.write_text(json.dumps(record, indent=1) + "\n")
-    partial.replace(out / RECORD_FILE)
+    write_record(out, plan, findings.to_dict())
     return findings
 
 

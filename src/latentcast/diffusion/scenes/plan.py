@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from latentcast.diffusion.scenes.composition import ALL_LOOKS, HELD_OUT_LOOKS
 from latentcast.errors import ModelError, ParameterError
@@ -14,6 +14,19 @@ from latentcast.errors import ModelError, ParameterError
 __all__ = ["CPU_PLAN", "GPU_PLAN", "StageSeeds", "TrainingPlan", "plan_for"]
 
 _PICTURE_SIZES = (128, 256)
+# What a stage that is trained anew takes over from the plan of the machine; sizes of pictures, latents and
+# denoiser stay.
+_RENEWED: dict[str, tuple[str, ...]] = {
+    "denoiser": ("held_out_looks", "text_updates", "text_batch", "denoiser_updates", "denoiser_batch"),
+    "device-decoder": (
+        "device_widths",
+        "device_blocks",
+        "device_generated",
+        "device_updates",
+        "device_batch",
+    ),
+}
+_FORMER = {"device_pictures"}  # numbers that plans once had
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +73,7 @@ class TrainingPlan:
         num_at_once: pictures generated together.
         device_widths: channels of the device's decoder at each resolution, coarsest first.
         device_blocks: its residual blocks at each.
-        device_pictures: of the training pictures, those that the device's decoder learns from.
-        device_generated: generated pictures that it learns from.
+        device_generated: generated pictures that it learns from, beside the training pictures.
         device_updates: of `device_batch` pictures.
         device_batch: pictures in an update.
         seeds: of the stages' random choices.
@@ -90,11 +102,10 @@ class TrainingPlan:
     judge_batch: int = 32
     num_judged: int = 100
     num_at_once: int = 20
-    device_widths: tuple[int, ...] = (96, 48, 32)
-    device_blocks: tuple[int, ...] = (2, 2, 2)
-    device_pictures: int = 6000
+    device_widths: tuple[int, ...] = (48, 48, 32)
+    device_blocks: tuple[int, ...] = (2, 3, 2)
     device_generated: int = 24
-    device_updates: int = 10000
+    device_updates: int = 24000
     device_batch: int = 8
     seeds: StageSeeds = StageSeeds()
 
@@ -113,16 +124,36 @@ class TrainingPlan:
         """As JSON has it."""
         return asdict(self)
 
+    def with_stage(self, own: TrainingPlan, stage: Literal["denoiser", "device-decoder"]) -> TrainingPlan:
+        """The plan of a model, one stage of which is trained anew as another plan says.
+
+        Args:
+            own: the other plan.
+            stage: what is trained anew.
+
+        Example:
+            >>> plan = TrainingPlan(denoiser_updates=9, device_updates=9)
+            >>> plan = plan.with_stage(TrainingPlan(), "denoiser")
+            >>> plan.denoiser_updates == TrainingPlan().denoiser_updates, plan.device_updates
+            (True, 9)
+        """
+        return replace(self, **{name: getattr(own, name) for name in _RENEWED[stage]})
+
     def keep_to(self, file: Path) -> None:
         """Note the plan of a work folder, or refuse to go on with another one.
 
         Raises:
             ModelError: if the file tells another plan.
         """
-        text = json.dumps(self.to_dict(), indent=2)
         if not file.exists():
-            file.write_text(text + "\n")
-        elif json.loads(file.read_text()) != json.loads(text):
+            file.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+            return
+        try:
+            begun = TrainingPlan.from_dict(json.loads(file.read_text()))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            begun = None
+        # The device's decoder comes last and may be made anew by another plan.
+        if begun is None or begun.with_stage(self, "device-decoder") != self:
             raise ModelError(
                 f"{file.parent} was begun with another plan, which {file.name} there tells; "
                 "remove the folder, or give another --out"
@@ -130,14 +161,16 @@ class TrainingPlan:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainingPlan:
-        """What `to_dict` wrote.
+        """What `to_dict` wrote, in this version or a former one.
 
         Example:
             >>> TrainingPlan.from_dict(GPU_PLAN.to_dict()) == GPU_PLAN
             True
         """
         listed: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+            if name not in _FORMER
         }
         listed["seeds"] = StageSeeds(**values["seeds"])
         return cls(**listed)

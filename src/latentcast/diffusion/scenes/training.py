@@ -11,21 +11,16 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
 from latentcast.diffusion.loading import quiet, require_device
 from latentcast.diffusion.scenes.agreement import Similarity
-from latentcast.diffusion.scenes.autoencoder import refine_decoder, train_autoencoder
+from latentcast.diffusion.scenes.autoencoder import encode_both_ways, refine_decoder, train_autoencoder
 from latentcast.diffusion.scenes.card import GUIDANCE_SCALE, Findings
+from latentcast.diffusion.scenes.dataset import Progress, make_renders
 from latentcast.diffusion.scenes.denoiser import Denoiser, build_scheduler
-from latentcast.diffusion.scenes.denoiser_training import (
-    LATENTS_FILE,
-    Progress,
-    learn_to_denoise,
-    make_renders,
-)
+from latentcast.diffusion.scenes.denoiser_training import learn_to_denoise
 from latentcast.diffusion.scenes.device_training import train_device_decoder
 from latentcast.diffusion.scenes.judging import judge_model
 from latentcast.diffusion.scenes.plan import TrainingPlan, plan_for
@@ -88,7 +83,7 @@ def train(
         progress=progress,
         stop_at=stop_at,
     )
-    latents = np.load(work / LATENTS_FILE)
+    latents = encode_both_ways(autoencoder, pictures, work, device=device, progress=stage("latents"))
     refine_decoder(
         autoencoder, pictures, latents, work, plan, device=device, progress=stage("decoder"), stop_at=stop_at
     )
