@@ -235,7 +235,7 @@ def main() -> None:
     rows = []
     for kind in ("gaussian", "scenes"):
         source = Source(kind, given.episodes, given.seed)
-        snrs = np.arange(min(given.snr_db) - 15.0, max(given.snr_db) + 0.1, 3.0)
+        snrs = np.arange(min(given.snr_db) - 15.0, max(given.snr_db) + 3.1, 3.0)
 
         def ours(calibration: Calibration) -> Callable[[Scenario], ProgressivePolicy]:
             return lambda scenario: ProgressivePolicy(scenario, calibration)
