@@ -145,7 +145,12 @@ def test_rendering_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     assert calls == [70]  # the first 64 were not drawn again
     whole = render_pictures(scenes, tmp_path / "whole.npy", 9, lambda done, total: None, 32)
     np.testing.assert_array_equal(cut, whole)
-    with pytest.raises(ModelError, match=r"whole\.npy holds pictures of shape \(70, 32, 32, 3\)"):
+    some = render_pictures(scenes, tmp_path / "some.npy", 9, lambda done, total: None, 32, enough=5)
+    np.testing.assert_array_equal(some, whole[:5])
+    calls.clear()
+    render_pictures(scenes, tmp_path / "some.npy", 9, lambda done, total: calls.append(done), 32)
+    assert calls == [70]  # the first block was there
+    with pytest.raises(ModelError, match=r"whole\.npy is uint8 of shape \(70, 32, 32, 3\), not"):
         render_pictures(scenes[:9], tmp_path / "whole.npy", 9, lambda done, total: None, 32)
 
 
@@ -159,7 +164,7 @@ def test_latents_of_other_pictures_are_refused(tmp_path: Path) -> None:
     both = latents(pictures)
     np.testing.assert_allclose(both[4:5], encode_pictures(network, pictures[1:2, :, ::-1]), atol=1e-5)
     np.testing.assert_array_equal(latents(pictures), both)
-    with pytest.raises(ModelError, match=r"latents\.npy holds 6 latents, not 4; remove it"):
+    with pytest.raises(ModelError, match=r"latents\.npy is float32 of shape \(6, 4, 4, 4\).*remove it"):
         latents(pictures[:2])
 
 
@@ -224,7 +229,7 @@ def test_training_in_pieces_makes_a_pipeline_folder_with_its_card(
         )
 
     # A piece without time renders one block; the second gets no further than the first update.
-    for paused_in in ("renders", "stage autoencoder"):
+    for paused_in in ("pictures.npy has 6 of 6 items", "stage autoencoder"):
         with pytest.raises(PausedError, match=paused_in):
             piece(0.0)
     findings = piece(None)

@@ -25,18 +25,20 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from latentcast.diffusion.scenes.course import Course, rate_scale
-from latentcast.diffusion.scenes.dataset import StageProgress
+from latentcast.diffusion.scenes.dataset import StageProgress, both_ways
 from latentcast.diffusion.scenes.descent import Descent
 from latentcast.diffusion.scenes.distilled import DeviceDecoder
 from latentcast.diffusion.scenes.fidelity import fidelity_loss
+from latentcast.diffusion.scenes.kept import kept_array
 from latentcast.diffusion.scenes.pixels import to_network
 from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.precision import autocast_on_gpu, compiled
-from latentcast.errors import ModelError
 
 __all__ = ["build_autoencoder", "encode_both_ways", "encode_pictures", "refine_decoder", "train_autoencoder"]
 
 _LATENT_CHANNELS = 4
+_REDUCTION = 8
+_ENCODED_AT_ONCE = 500
 _LATENT_NOISE = 0.08
 _PEAK_BATCH, _PEAK_WIDTH = 8, 16
 _WHOLE_SHARE = 0.1  # of the updates, the last ones: whole pictures, half as many
@@ -239,36 +241,35 @@ def encode_both_ways(
     *,
     device: str,
     progress: StageProgress,
+    stop_at: float | None = None,
 ) -> npt.NDArray[np.float32]:
     """Latents of all pictures, then of their mirror images; kept in a file for what comes later.
 
     Args:
         network: whose encoder is used.
         pictures: uint8 (num, H, W, 3).
-        work: folder of the file.
+        work: folder of the file; an interrupted run goes on there.
         device: "cpu" or "cuda".
         progress: called with (done, total, text).
+        stop_at: time.monotonic() at which to pause.
 
     Returns:
         float32 (2 num, 4, H/8, W/8).
 
     Raises:
         ModelError: if the file holds those of other pictures.
+        PausedError: when the time is over.
     """
-    path = work / "latents.npy"
-    if path.exists():
-        kept: npt.NDArray[np.float32] = np.load(path)
-        if len(kept) != 2 * len(pictures):
-            raise ModelError(f"{path} holds {len(kept)} latents, not {2 * len(pictures)}; remove it")
-        return kept
-    parts = []
-    for turned in (False, True):
-        for start in range(0, len(pictures), 500):
-            block = pictures[start : start + 500]
-            parts.append(encode_pictures(network, block[:, :, ::-1] if turned else block, device=device))
-            progress(sum(map(len, parts)), 2 * len(pictures), "")
-    latents = np.concatenate(parts)
-    partial = path.with_suffix(".partial.npy")
-    np.save(partial, latents)
-    partial.replace(path)
-    return latents
+    num, height, width, _ = pictures.shape
+    latents = kept_array(
+        work / "latents.npy",
+        (2 * num, _LATENT_CHANNELS, height // _REDUCTION, width // _REDUCTION),
+        np.float32,
+        lambda start, stop: encode_pictures(
+            network, both_ways(pictures, np.arange(start, stop)), device=device
+        ),
+        block=_ENCODED_AT_ONCE,
+        progress=lambda done, total: progress(done, total, ""),
+        stop_at=stop_at,
+    )
+    return np.array(latents)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,14 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from latentcast.diffusion.scenes.arrangement import arrange, draw_object_count
+from latentcast.diffusion.scenes.kept import kept_array
 from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.render import render, visible_shares
 from latentcast.diffusion.scenes.scene import Scene
-from latentcast.errors import ModelError, PausedError
 
 __all__ = [
     "Progress",
     "StageProgress",
+    "both_ways",
     "draw_scenes",
     "held_out_renders",
     "make_renders",
@@ -105,6 +105,7 @@ def render_pictures(
     progress: Callable[[int, int], None],
     size: int,
     *,
+    enough: int | None = None,
     stop_at: float | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Render scenes into a file, or go on where an interrupted run stopped.
@@ -115,60 +116,60 @@ def render_pictures(
         seed: of the shadow rays, spawned per scene.
         progress: called with (done, total) after each block.
         size: pixels along each side of a picture.
+        enough: scenes after which to stop for now; all where None.
         stop_at: time.monotonic() at which to pause.
 
     Returns:
-        The file's array, read-only and mapped.
+        The pictures that were asked for, read-only and mapped.
 
     Raises:
         ModelError: if the file holds other pictures.
         PausedError: when the time is over.
     """
-    shape = (len(scenes), size, size, 3)
-    if path.exists():
-        return _whole(path, shape)
-    partial, done_file = path.with_suffix(".partial.npy"), path.with_suffix(".done")
-    done = int(done_file.read_text()) if done_file.exists() and partial.exists() else 0
-    pictures = np.lib.format.open_memmap(partial, "r+" if done else "w+", dtype=np.uint8, shape=shape)
     children = np.random.SeedSequence(seed).spawn(len(scenes))
 
-    def draw(i: int) -> None:
-        pictures[i] = render(scenes[i], np.random.default_rng(children[i]), size)
+    def draw(i: int) -> npt.NDArray[np.uint8]:
+        return render(scenes[i], np.random.default_rng(children[i]), size)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # the renderer releases the interpreter's lock
-        for start in range(done, len(scenes), _BLOCK):
-            stop = min(start + _BLOCK, len(scenes))
-            list(pool.map(draw, range(start, stop)))
-            done_file.write_text(str(stop))
-            progress(stop, len(scenes))
-            if stop_at is not None and time.monotonic() >= stop_at:
-                raise PausedError(
-                    f"{stop} of {len(scenes)} renders are made; the same command goes on from there"
-                )
-    pictures.flush()
-    partial.replace(path)
-    done_file.unlink()
-    return _whole(path, shape)
-
-
-def _whole(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """Renders that were made, mapped."""
-    pictures: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r")
-    if pictures.shape != shape:
-        raise ModelError(f"{path} holds pictures of shape {pictures.shape}, not {shape}; remove it")
-    return pictures
+        return kept_array(
+            path,
+            (len(scenes), size, size, 3),
+            np.uint8,
+            lambda start, stop: np.stack(list(pool.map(draw, range(start, stop)))),
+            block=_BLOCK,
+            progress=progress,
+            enough=enough,
+            stop_at=stop_at,
+        )
 
 
 def make_renders(
-    work: Path, plan: TrainingPlan, *, progress: Progress, stop_at: float | None = None
+    work: Path,
+    plan: TrainingPlan,
+    *,
+    progress: Progress,
+    enough: int | None = None,
+    stop_at: float | None = None,
 ) -> tuple[list[Scene], npt.NDArray[np.uint8]]:
     """Draw the scenes that a plan trains on and render them, or go on with it.
+
+    Args:
+        work: folder of the files.
+        plan: how many, from which seeds, how large.
+        progress: called as the work goes on.
+        enough: pictures that are needed for now; all where None.
+        stop_at: time.monotonic() at which to pause.
+
+    Returns:
+        Scenes and pictures, as many as were asked for.
 
     Raises:
         ModelError, PausedError: as `render_pictures`.
     """
     scenes = draw_scenes(plan.num_pictures, plan.seeds.scenes, work / "scenes.pickle")
-    return scenes, _renders(scenes, work / "pictures.npy", plan.seeds.shadows, plan, progress, stop_at)
+    pictures = _renders(scenes, work / "pictures.npy", plan.seeds.shadows, plan, progress, enough, stop_at)
+    return scenes[:enough], pictures
 
 
 def held_out_renders(
@@ -180,9 +181,25 @@ def held_out_renders(
         ModelError, PausedError: as `render_pictures`.
     """
     scenes = draw_scenes(plan.num_held_out, plan.seeds.held_out_scenes)
-    return scenes, _renders(
-        scenes, work / "held-out.npy", plan.seeds.held_out_shadows, plan, progress, stop_at
-    )
+    seed = plan.seeds.held_out_shadows
+    return scenes, _renders(scenes, work / "held-out.npy", seed, plan, progress, None, stop_at)
+
+
+def both_ways(pictures: npt.NDArray[np.uint8], numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    """Some of all pictures followed by their mirror images.
+
+    Args:
+        pictures: uint8 (num, H, W, 3).
+        numbers: (some,), from 0 to before 2 num.
+
+    Example:
+        >>> picture = np.arange(6, dtype=np.uint8).reshape(1, 1, 2, 3)
+        >>> both_ways(picture, np.array([0, 1]))[:, 0, :, 0].tolist()
+        [[0, 3], [3, 0]]
+    """
+    turned, number = np.divmod(numbers, len(pictures))
+    some = pictures[number]
+    return np.where(turned[:, None, None, None] == 1, some[:, :, ::-1], some)
 
 
 def _renders(
@@ -191,9 +208,10 @@ def _renders(
     seed: int,
     plan: TrainingPlan,
     progress: Progress,
+    enough: int | None,
     stop_at: float | None,
 ) -> npt.NDArray[np.uint8]:
     def told(done: int, total: int) -> None:
         progress("render", done, total, "")
 
-    return render_pictures(scenes, path, seed, told, plan.picture_size, stop_at=stop_at)
+    return render_pictures(scenes, path, seed, told, plan.picture_size, enough=enough, stop_at=stop_at)

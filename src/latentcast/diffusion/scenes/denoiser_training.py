@@ -122,7 +122,9 @@ def learn_to_denoise(
     def stage(name: str) -> Callable[[int, int, str], None]:
         return lambda done, total, text: progress(name, done, total, text)
 
-    latents = encode_both_ways(autoencoder, pictures, work, device=device, progress=stage("latents"))
+    latents = encode_both_ways(
+        autoencoder, pictures, work, device=device, progress=stage("latents"), stop_at=stop_at
+    )
     schooled = train_text_encoder(
         tokenizer, work, plan, device=device, progress=stage("text"), stop_at=stop_at
     )

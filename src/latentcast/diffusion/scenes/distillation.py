@@ -18,7 +18,7 @@ from latentcast.diffusion.scenes.autoencoder import encode_both_ways
 from latentcast.diffusion.scenes.captions import full_caption
 from latentcast.diffusion.scenes.coded import EarlyEstimates, Latents, LatentSpectrum
 from latentcast.diffusion.scenes.course import Course
-from latentcast.diffusion.scenes.dataset import Progress, StageProgress, sample_scene
+from latentcast.diffusion.scenes.dataset import Progress, StageProgress, both_ways, sample_scene
 from latentcast.diffusion.scenes.descent import Descent
 from latentcast.diffusion.scenes.distilled import DeviceDecoder
 from latentcast.diffusion.scenes.fidelity import fidelity_loss
@@ -74,7 +74,9 @@ def distil(
     def stage(name: str) -> StageProgress:
         return lambda done, total, text: progress(name, done, total, text)
 
-    latents = encode_both_ways(model.pipe.vae, pictures, folder, device=device, progress=stage("latents"))
+    latents = encode_both_ways(
+        model.pipe.vae, pictures, folder, device=device, progress=stage("latents"), stop_at=stop_at
+    )
     runs = _generate(
         model,
         plan.device_generated,
@@ -129,15 +131,8 @@ def _batch(
     lowest, highest = np.full(batch_size, _FINEST), np.full(batch_size, _FINE)
     lowest[:num_coarse], highest[:num_coarse] = _FINE, _COARSEST
     level = 10.0 ** rng.uniform(np.log10(lowest), np.log10(highest))
-    wanted = np.concatenate([_both_ways(pictures, rendered), targets[generated]])
+    wanted = np.concatenate([both_ways(pictures, rendered), targets[generated]])
     return spectrum.coded(sent, level, rng), wanted
-
-
-def _both_ways(pictures: Pictures, numbers: npt.NDArray[np.int64]) -> Pictures:
-    """Some of all pictures followed by their mirror images."""
-    turned, number = np.divmod(numbers, len(pictures))
-    some = pictures[number]
-    return np.where(turned[:, None, None, None] == 1, some[:, :, ::-1], some)
 
 
 def _generate(

@@ -87,10 +87,12 @@ def judge_model(
 
         return render_pictures(scenes, work / name, seed, told, plan.picture_size, stop_at=stop_at)
 
-    scenes, pictures = make_renders(work, plan, progress=progress, stop_at=stop_at)
+    scenes, pictures = make_renders(
+        work, plan, progress=progress, enough=plan.judge_pictures, stop_at=stop_at
+    )
     judge = train_judge(
-        pictures[: plan.judge_pictures],
-        scenes[: plan.judge_pictures],
+        pictures,
+        scenes,
         work,
         seed=seeds.judge,
         num_updates=plan.judge_updates,

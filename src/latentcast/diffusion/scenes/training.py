@@ -83,7 +83,9 @@ def train(
         progress=progress,
         stop_at=stop_at,
     )
-    latents = encode_both_ways(autoencoder, pictures, work, device=device, progress=stage("latents"))
+    latents = encode_both_ways(
+        autoencoder, pictures, work, device=device, progress=stage("latents"), stop_at=stop_at
+    )
     refine_decoder(
         autoencoder, pictures, latents, work, plan, device=device, progress=stage("decoder"), stop_at=stop_at
     )
