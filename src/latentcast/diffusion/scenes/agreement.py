@@ -15,6 +15,7 @@ from latentcast.diffusion.scenes.card import psnr_db, write_section
 from latentcast.diffusion.scenes.coded import Latents, LatentSpectrum
 from latentcast.diffusion.scenes.distilled import DeviceDecoder
 from latentcast.diffusion.scenes.plan import TrainingPlan
+from latentcast.diffusion.scenes.progress import StageProgress
 
 __all__ = ["Agreement", "Quality", "measure_agreement", "write_agreement"]
 
@@ -69,7 +70,7 @@ def measure_agreement(
     similarity: Similarity,
     *,
     seed: int,
-    progress: Callable[[int, int, str], None],
+    progress: StageProgress,
 ) -> Agreement:
     """Decode held-out renders' latents, clean and through ideal coding at several rates, with both decoders.
 

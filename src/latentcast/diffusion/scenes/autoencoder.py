@@ -14,7 +14,6 @@ modeling", 2025).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,19 +24,18 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from latentcast.diffusion.scenes.course import Course, rate_scale
-from latentcast.diffusion.scenes.dataset import StageProgress, both_ways
+from latentcast.diffusion.scenes.dataset import both_ways
 from latentcast.diffusion.scenes.descent import Descent
-from latentcast.diffusion.scenes.distilled import DeviceDecoder
+from latentcast.diffusion.scenes.distilled import CELL_PIXELS, LATENT_CHANNELS, DeviceDecoder
 from latentcast.diffusion.scenes.fidelity import fidelity_loss
 from latentcast.diffusion.scenes.kept import kept_array
 from latentcast.diffusion.scenes.pixels import to_network
 from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.precision import autocast_on_gpu, compiled
+from latentcast.diffusion.scenes.progress import StageProgress
 
 __all__ = ["build_autoencoder", "encode_both_ways", "encode_pictures", "refine_decoder", "train_autoencoder"]
 
-_LATENT_CHANNELS = 4
-_REDUCTION = 8
 _ENCODED_AT_ONCE = 500
 _LATENT_NOISE = 0.08
 _PEAK_BATCH, _PEAK_WIDTH = 8, 16
@@ -60,7 +58,7 @@ def build_autoencoder(picture_size: int, widths: tuple[int, ...]) -> Autoencoder
         up_block_types=("UpDecoderBlock2D",) * len(widths),
         block_out_channels=widths,
         layers_per_block=1,
-        latent_channels=_LATENT_CHANNELS,
+        latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
         sample_size=picture_size,
         scaling_factor=1.0,
@@ -96,7 +94,7 @@ def train_autoencoder(
     plan: TrainingPlan,
     *,
     device: str,
-    progress: Callable[[int, int, str], None],
+    progress: StageProgress,
     stop_at: float | None = None,
 ) -> AutoencoderKL:
     """Train on random crops, then on whole pictures for the last tenth.
@@ -121,7 +119,7 @@ def train_autoencoder(
     network = build_autoencoder(plan.picture_size, plan.autoencoder_widths)
     network = network.to(device=device, memory_format=torch.channels_last)
     encoder, decoder = compiled(network.encoder, device), compiled(network.decoder, device)
-    norm = torch.nn.BatchNorm2d(_LATENT_CHANNELS, affine=False).to(device)
+    norm = torch.nn.BatchNorm2d(LATENT_CHANNELS, affine=False).to(device)
     companion = DeviceDecoder(plan.companion_widths, plan.companion_blocks).to(device)
     companion = cast(Any, companion).to(memory_format=torch.channels_last)
     companion_forward = compiled(companion.layers, device)
@@ -142,7 +140,7 @@ def train_autoencoder(
         crop = crop[:, :, ::-1] if rng.random() < 0.5 else crop
         target = to_network(crop, device)
         with autocast_on_gpu(device):
-            latent = norm(encoder(target)[:, :_LATENT_CHANNELS].float())
+            latent = norm(encoder(target)[:, :LATENT_CHANNELS].float())
         latent = latent + _LATENT_NOISE * torch.randn_like(latent)
         if rng.random() < _SHRUNK_SHARE:
             cells = latent.shape[-1]
@@ -168,11 +166,11 @@ def _fold_standardisation(network: AutoencoderKL, pictures: npt.NDArray[np.uint8
     mean, std = latents.mean(dim=(0, 2, 3)).to(device), latents.std(dim=(0, 2, 3)).to(device)
     last = network.encoder.conv_out
     with torch.no_grad():
-        last.weight[:_LATENT_CHANNELS].div_(std[:, None, None, None])
-        last.bias[:_LATENT_CHANNELS].sub_(mean).div_(std)
+        last.weight[:LATENT_CHANNELS].div_(std[:, None, None, None])
+        last.bias[:LATENT_CHANNELS].sub_(mean).div_(std)
         # The posterior's log-variance, which was never trained: as good as none.
-        last.weight[_LATENT_CHANNELS:].zero_()
-        last.bias[_LATENT_CHANNELS:].fill_(-30.0)
+        last.weight[LATENT_CHANNELS:].zero_()
+        last.bias[LATENT_CHANNELS:].fill_(-30.0)
 
 
 def refine_decoder(
@@ -183,7 +181,7 @@ def refine_decoder(
     plan: TrainingPlan,
     *,
     device: str,
-    progress: Callable[[int, int, str], None],
+    progress: StageProgress,
     stop_at: float | None = None,
 ) -> None:
     """Train the decoder alone, on whole pictures and the latents that the fixed encoder made of them.
@@ -230,7 +228,7 @@ def encode_pictures(
     parts = []
     for start in range(0, len(pictures), batch_size):
         inputs = to_network(pictures[start : start + batch_size], device)
-        parts.append(network.encoder(inputs)[:, :_LATENT_CHANNELS].float().cpu())
+        parts.append(network.encoder(inputs)[:, :LATENT_CHANNELS].float().cpu())
     return torch.cat(parts).numpy()
 
 
@@ -263,7 +261,7 @@ def encode_both_ways(
     num, height, width, _ = pictures.shape
     latents = kept_array(
         work / "latents.npy",
-        (2 * num, _LATENT_CHANNELS, height // _REDUCTION, width // _REDUCTION),
+        (2 * num, LATENT_CHANNELS, height // CELL_PIXELS, width // CELL_PIXELS),
         np.float32,
         lambda start, stop: encode_pictures(
             network, both_ways(pictures, np.arange(start, stop)), device=device

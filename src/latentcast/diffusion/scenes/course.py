@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from latentcast.diffusion.scenes.checkpoint import load_checkpoint, save_checkpoint
 from latentcast.diffusion.scenes.curves import LossCurve
+from latentcast.diffusion.scenes.progress import StageProgress
 from latentcast.errors import PausedError
 
 __all__ = ["Course", "rate_scale", "share_of_peak"]
@@ -81,7 +82,7 @@ class Course:
         state: Mapping[str, Any],
         rng: np.random.Generator,
         num_updates: int,
-        progress: Callable[[int, int, str], None],
+        progress: StageProgress,
         stop_at: float | None = None,
     ) -> None:
         self._path, self._rng, self._num_updates = path, rng, num_updates

@@ -15,12 +15,11 @@ import numpy.typing as npt
 from latentcast.diffusion.scenes.arrangement import arrange, draw_object_count
 from latentcast.diffusion.scenes.kept import kept_array
 from latentcast.diffusion.scenes.plan import TrainingPlan
+from latentcast.diffusion.scenes.progress import Progress
 from latentcast.diffusion.scenes.render import render, visible_shares
 from latentcast.diffusion.scenes.scene import Scene
 
 __all__ = [
-    "Progress",
-    "StageProgress",
     "both_ways",
     "draw_scenes",
     "held_out_renders",
@@ -29,12 +28,6 @@ __all__ = [
     "render_pictures",
     "sample_scene",
 ]
-
-Progress = Callable[[str, int, int, str], None]
-"""Called with (stage, done, total, text)."""
-
-StageProgress = Callable[[int, int, str], None]
-"""Called with (done, total, text)."""
 
 _BLOCK = 64
 

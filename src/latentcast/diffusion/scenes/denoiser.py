@@ -10,7 +10,6 @@ what it was taught.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +27,7 @@ from latentcast.diffusion.scenes.course import Course, rate_scale, share_of_peak
 from latentcast.diffusion.scenes.muon import Muon
 from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.precision import autocast, compiled
+from latentcast.diffusion.scenes.progress import StageProgress
 from latentcast.diffusion.scenes.scene import Scene
 from latentcast.diffusion.scenes.text import COUNT_SHARES, TEXT_WIDTH, Readout, right_answers
 from latentcast.diffusion.scenes.tokens import token_ids
@@ -111,7 +111,7 @@ def train_denoiser(
     plan: TrainingPlan,
     *,
     device: str,
-    progress: Callable[[int, int, str], None],
+    progress: StageProgress,
     stop_at: float | None = None,
 ) -> Denoiser:
     """Train text encoder and UNet on cached latents.

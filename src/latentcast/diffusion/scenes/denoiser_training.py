@@ -6,7 +6,7 @@ decoder above all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,11 @@ from latentcast.diffusion.scenes.agreement import Similarity
 from latentcast.diffusion.scenes.autoencoder import encode_both_ways
 from latentcast.diffusion.scenes.card import FIT_SECTION, Findings, drop_section
 from latentcast.diffusion.scenes.composition import has_any
-from latentcast.diffusion.scenes.dataset import Progress, make_renders, mirrored
+from latentcast.diffusion.scenes.dataset import make_renders, mirrored
 from latentcast.diffusion.scenes.denoiser import Denoiser, train_denoiser
 from latentcast.diffusion.scenes.judging import judge_model
 from latentcast.diffusion.scenes.plan import TrainingPlan, plan_for
+from latentcast.diffusion.scenes.progress import Progress
 from latentcast.diffusion.scenes.scene import Scene
 from latentcast.diffusion.scenes.text import train_text_encoder
 from latentcast.diffusion.scenes.training_record import recorded_plan
@@ -118,15 +119,11 @@ def learn_to_denoise(
     Raises:
         PausedError: when the time is over.
     """
-
-    def stage(name: str) -> Callable[[int, int, str], None]:
-        return lambda done, total, text: progress(name, done, total, text)
-
     latents = encode_both_ways(
-        autoencoder, pictures, work, device=device, progress=stage("latents"), stop_at=stop_at
+        autoencoder, pictures, work, device=device, progress=partial(progress, "latents"), stop_at=stop_at
     )
     schooled = train_text_encoder(
-        tokenizer, work, plan, device=device, progress=stage("text"), stop_at=stop_at
+        tokenizer, work, plan, device=device, progress=partial(progress, "text"), stop_at=stop_at
     )
     # What the denoiser may see; a composition is the same in a mirror.
     seen = np.array([not has_any(scene, plan.held_out_looks) for scene in scenes])
@@ -138,7 +135,7 @@ def learn_to_denoise(
         work,
         plan,
         device=device,
-        progress=stage("denoiser"),
+        progress=partial(progress, "denoiser"),
         stop_at=stop_at,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from latentcast.diffusion.device_decoder import device_decoder_place
@@ -11,11 +12,12 @@ from latentcast.diffusion.loading import require_device
 from latentcast.diffusion.pipeline import load_pipeline
 from latentcast.diffusion.scenes.agreement import Agreement, Similarity, measure_agreement, write_agreement
 from latentcast.diffusion.scenes.autoencoder import encode_pictures
-from latentcast.diffusion.scenes.dataset import Progress, held_out_renders, make_renders
+from latentcast.diffusion.scenes.dataset import held_out_renders, make_renders
 from latentcast.diffusion.scenes.distillation import distil
 from latentcast.diffusion.scenes.distilled import save_device_decoder
 from latentcast.diffusion.scenes.judging import NUM_STEPS
 from latentcast.diffusion.scenes.plan import TrainingPlan, plan_for
+from latentcast.diffusion.scenes.progress import Progress
 from latentcast.diffusion.scenes.training_record import recorded_plan, write_record
 
 __all__ = ["DeviceDecoderFindings", "train_device_decoder"]
@@ -93,7 +95,7 @@ def train_device_decoder(
         encode_pictures(model.pipe.vae, held_out, device=device),
         similarity,
         seed=plan.seeds.device_decoder,
-        progress=lambda done, total, text: progress("device-measured", done, total, text),
+        progress=partial(progress, "device-measured"),
     )
     write_agreement(out, agreement, report.num_bytes, plan)
     write_record(out, plan)

@@ -6,6 +6,7 @@ latent: so it learns to show what is known and to leave out what is noise.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,12 +19,13 @@ from latentcast.diffusion.scenes.autoencoder import encode_both_ways
 from latentcast.diffusion.scenes.captions import full_caption
 from latentcast.diffusion.scenes.coded import EarlyEstimates, Latents, LatentSpectrum
 from latentcast.diffusion.scenes.course import Course
-from latentcast.diffusion.scenes.dataset import Progress, StageProgress, both_ways, sample_scene
+from latentcast.diffusion.scenes.dataset import both_ways, sample_scene
 from latentcast.diffusion.scenes.descent import Descent
 from latentcast.diffusion.scenes.distilled import DeviceDecoder
 from latentcast.diffusion.scenes.fidelity import fidelity_loss
 from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.precision import autocast, compiled
+from latentcast.diffusion.scenes.progress import Progress, StageProgress
 from latentcast.diffusion.scenes.sheets import picture_sheet
 
 __all__ = ["distil"]
@@ -71,11 +73,13 @@ def distil(
     """
     seed, num_updates, batch_size = plan.seeds.device_decoder, plan.device_updates, plan.device_batch
 
-    def stage(name: str) -> StageProgress:
-        return lambda done, total, text: progress(name, done, total, text)
-
     latents = encode_both_ways(
-        model.pipe.vae, pictures, folder, device=device, progress=stage("latents"), stop_at=stop_at
+        model.pipe.vae,
+        pictures,
+        folder,
+        device=device,
+        progress=partial(progress, "latents"),
+        stop_at=stop_at,
     )
     runs = _generate(
         model,
@@ -83,7 +87,7 @@ def distil(
         folder / "generated.npz",
         seed,
         plan.num_at_once,
-        stage("device-generated"),
+        partial(progress, "device-generated"),
     )
     targets = model.decode(runs.final)
 
@@ -95,7 +99,9 @@ def distil(
     forward = compiled(decoder.layers, device)
     descent = Descent(decoder, num_updates)
     state = {"decoder": decoder, **descent.optimisers}
-    course = Course(folder / "device-decoder.pt", state, rng, num_updates, stage("device-decoder"), stop_at)
+    course = Course(
+        folder / "device-decoder.pt", state, rng, num_updates, partial(progress, "device-decoder"), stop_at
+    )
     for update in course:
         inputs, wanted = _batch(latents, pictures, runs, targets, spectrum, batch_size, rng)
         with autocast(device):

@@ -16,12 +16,21 @@ from torch import nn
 
 from latentcast.errors import ModelError
 
-__all__ = ["WEIGHTS_FILE", "DeviceDecoder", "load_device_decoder", "save_device_decoder"]
+__all__ = [
+    "CELL_PIXELS",
+    "LATENT_CHANNELS",
+    "WEIGHTS_FILE",
+    "DeviceDecoder",
+    "load_device_decoder",
+    "save_device_decoder",
+]
 
 WEIGHTS_FILE = "device_decoder.safetensors"
 
-_LATENT_CHANNELS = 4
-_ENLARGEMENT = 8
+LATENT_CHANNELS = 4
+CELL_PIXELS = 8
+"""Along each side of what one place of a latent stands for."""
+
 _EXPANSION = 2  # channels inside a block beside those between blocks
 
 
@@ -46,13 +55,13 @@ class DeviceDecoder(nn.Module):
 
     def __init__(self, widths: tuple[int, ...], num_blocks: tuple[int, ...]) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(_LATENT_CHANNELS, widths[0], 3, padding=1), nn.ReLU()]
+        layers: list[nn.Module] = [nn.Conv2d(LATENT_CHANNELS, widths[0], 3, padding=1), nn.ReLU()]
         for level, (width, count) in enumerate(zip(widths, num_blocks, strict=True)):
             if level > 0:
                 layers += [nn.Conv2d(widths[level - 1], width, 1), nn.Upsample(scale_factor=2.0)]
             layers += [_Block(width) for _ in range(count)]
         # The rest of the enlargement is the last layer's, whose channels are the colours of so many pixels.
-        factor = _ENLARGEMENT // 2 ** (len(widths) - 1)
+        factor = CELL_PIXELS // 2 ** (len(widths) - 1)
         last = nn.Conv2d(widths[-1], 3 * factor**2, 1)
         # Training starts from grey.
         last.bias = nn.Parameter(torch.full((3 * factor**2,), 0.5))

@@ -9,7 +9,6 @@ picture, so it cannot learn the generator's faults; `verdict.py` makes objects o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +22,7 @@ from latentcast.diffusion.scenes.course import Course
 from latentcast.diffusion.scenes.dataset import mirrored
 from latentcast.diffusion.scenes.pixels import to_network
 from latentcast.diffusion.scenes.precision import autocast
+from latentcast.diffusion.scenes.progress import StageProgress
 from latentcast.diffusion.scenes.render import object_map
 from latentcast.diffusion.scenes.scene import COLOURS, FLOORS, SHAPES, SKIES, Scene
 
@@ -165,7 +165,7 @@ def train_judge(
     num_updates: int,
     batch_size: int,
     device: str,
-    progress: Callable[[int, int, str], None],
+    progress: StageProgress,
     stop_at: float | None = None,
 ) -> Judge:
     """Train on renders, each as it is or mirrored, somewhat blurred and noisy.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,6 @@ from latentcast.diffusion.scenes.captions import describe
 from latentcast.diffusion.scenes.card import GUIDANCE_SCALE, Findings, Judged, psnr_db, write_card
 from latentcast.diffusion.scenes.composition import has_any
 from latentcast.diffusion.scenes.dataset import (
-    Progress,
     held_out_renders,
     make_renders,
     render_pictures,
@@ -28,6 +27,7 @@ from latentcast.diffusion.scenes.frechet import frechet_distance
 from latentcast.diffusion.scenes.judge import train_judge
 from latentcast.diffusion.scenes.pixels import to_pictures
 from latentcast.diffusion.scenes.plan import TrainingPlan
+from latentcast.diffusion.scenes.progress import Progress
 from latentcast.diffusion.scenes.sampling import draw_prompts, generate
 from latentcast.diffusion.scenes.scene import Scene
 from latentcast.diffusion.scenes.training_record import recorded_plan, write_record
@@ -78,9 +78,6 @@ def judge_model(
     work.mkdir(parents=True, exist_ok=True)
     seeds = plan.seeds
 
-    def stage(name: str) -> Callable[[int, int, str], None]:
-        return lambda done, total, text: progress(name, done, total, text)
-
     def rendered(scenes: list[Scene], name: str, seed: int) -> Pictures:
         def told(done: int, total: int) -> None:
             progress("render", done, total, "")
@@ -98,7 +95,7 @@ def judge_model(
         num_updates=plan.judge_updates,
         batch_size=plan.judge_batch,
         device=device,
-        progress=stage("judge"),
+        progress=partial(progress, "judge"),
         stop_at=stop_at,
     )
     held_out_scenes, held_out = held_out_renders(work, plan, progress=progress, stop_at=stop_at)
@@ -122,7 +119,7 @@ def judge_model(
             guidance_scale=GUIDANCE_SCALE,
             at_once=plan.num_at_once,
             num_steps=NUM_STEPS,
-            progress=stage("samples"),
+            progress=partial(progress, "samples"),
             stop_at=stop_at,
         )
         wanted = [prompt.scene for prompt in prompts]

@@ -71,7 +71,10 @@ def kept_array(
     while done < wanted:
         stop = min(done + block, total)
         items[done:stop] = make(done, stop)
-        done_file.write_text(str(stop))
+        # A kill leaves the old number or the new one.
+        marked = done_file.with_suffix(".done.part")
+        marked.write_text(str(stop))
+        marked.replace(done_file)
         done = stop
         progress(min(done, wanted), wanted)
         if stop_at is not None and time.monotonic() >= stop_at:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from diffusers import StableDiffusionPipeline
 from latentcast.diffusion.scenes.captions import Description, describe
 from latentcast.diffusion.scenes.composition import has_any
 from latentcast.diffusion.scenes.dataset import sample_scene
+from latentcast.diffusion.scenes.progress import StageProgress
 from latentcast.diffusion.scenes.scene import Scene
 from latentcast.errors import PausedError
 
@@ -64,7 +64,7 @@ def generate(
     guidance_scale: float,
     at_once: int,
     num_steps: int,
-    progress: Callable[[int, int, str], None],
+    progress: StageProgress,
     stop_at: float | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Generate a picture for each prompt; kept in a file for a run that goes on.

@@ -10,7 +10,6 @@ what is nearest, where all this is. What a sentence leaves open is learned as a 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from latentcast.diffusion.scenes.composition import has_any
 from latentcast.diffusion.scenes.course import Course, rate_scale, share_of_peak
 from latentcast.diffusion.scenes.plan import TrainingPlan
 from latentcast.diffusion.scenes.precision import autocast
+from latentcast.diffusion.scenes.progress import StageProgress
 from latentcast.diffusion.scenes.scene import COLOURS, FLOORS, SHAPES, SKIES, Scene, SceneObject
 from latentcast.diffusion.scenes.tokens import TEXT_LENGTH, token_ids
 
@@ -170,7 +170,7 @@ def train_text_encoder(
     plan: TrainingPlan,
     *,
     device: str,
-    progress: Callable[[int, int, str], None],
+    progress: StageProgress,
     stop_at: float | None = None,
 ) -> tuple[CLIPTextModel, Readout]:
     """Teach sentences alone.

@@ -8,7 +8,7 @@ the last checkpoint of the stage it was in.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from diffusers import AutoencoderKL, StableDiffusionPipeline
@@ -18,12 +18,13 @@ from latentcast.diffusion.loading import quiet, require_device
 from latentcast.diffusion.scenes.agreement import Similarity
 from latentcast.diffusion.scenes.autoencoder import encode_both_ways, refine_decoder, train_autoencoder
 from latentcast.diffusion.scenes.card import GUIDANCE_SCALE, Findings
-from latentcast.diffusion.scenes.dataset import Progress, make_renders
+from latentcast.diffusion.scenes.dataset import make_renders
 from latentcast.diffusion.scenes.denoiser import Denoiser, build_scheduler
 from latentcast.diffusion.scenes.denoiser_training import learn_to_denoise
 from latentcast.diffusion.scenes.device_training import train_device_decoder
 from latentcast.diffusion.scenes.judging import judge_model
 from latentcast.diffusion.scenes.plan import TrainingPlan, plan_for
+from latentcast.diffusion.scenes.progress import Progress
 from latentcast.diffusion.scenes.tokens import build_tokenizer
 
 __all__ = ["train"]
@@ -64,12 +65,9 @@ def train(
     work.mkdir(parents=True, exist_ok=True)
     plan.keep_to(work / "plan.json")
 
-    def stage(name: str) -> Callable[[int, int, str], None]:
-        return lambda done, total, text: progress(name, done, total, text)
-
     scenes, pictures = make_renders(work, plan, progress=progress, stop_at=stop_at)
     autoencoder = train_autoencoder(
-        pictures, work, plan, device=device, progress=stage("autoencoder"), stop_at=stop_at
+        pictures, work, plan, device=device, progress=partial(progress, "autoencoder"), stop_at=stop_at
     )
     tokenizer = build_tokenizer(work / "tokenizer")
     denoiser = learn_to_denoise(
@@ -84,10 +82,17 @@ def train(
         stop_at=stop_at,
     )
     latents = encode_both_ways(
-        autoencoder, pictures, work, device=device, progress=stage("latents"), stop_at=stop_at
+        autoencoder, pictures, work, device=device, progress=partial(progress, "latents"), stop_at=stop_at
     )
     refine_decoder(
-        autoencoder, pictures, latents, work, plan, device=device, progress=stage("decoder"), stop_at=stop_at
+        autoencoder,
+        pictures,
+        latents,
+        work,
+        plan,
+        device=device,
+        progress=partial(progress, "decoder"),
+        stop_at=stop_at,
     )
     _save(_assemble(autoencoder, denoiser, tokenizer), out)
     findings = judge_model(
