@@ -137,6 +137,8 @@ def test_what_is_changed_is_said() -> None:
     assert "12 things were named" in interpret("12 red cubes").notes[0]
     assert "'spheres' came without a number: two were chosen" in interpret("spheres").notes
     assert "'navy blue' is understood as 'blue'" in interpret("a navy blue cube").notes
+    assert "may miscount the green cubes" in interpret("two green cubes").notes[-1]
+    assert interpret("a green cube and a green sphere").notes == ()
     assert "'wooden' was left out" in interpret("a red wooden cube").notes[0]
     assert "'blue' was left out" in interpret("a red cube under a blue sky").notes[0]
     assert "the relations known are left of" in interpret("a red cube under a blue cube").notes[0]

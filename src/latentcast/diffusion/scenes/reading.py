@@ -283,6 +283,8 @@ class _Reader:
         if len(self.objects) > _LIMIT:
             named = len(self.objects)
             notes.append(f"{named} things were named, the model draws at most {_LIMIT}: the first were kept")
+        if alike := next((thing for thing in complete if complete.count(thing) > 1), None):
+            notes.append(f"the model may miscount the {' '.join(alike)}s: it never saw two alike")
         text = name_of(*complete[0])
         for position in range(1, len(complete)):
             last = position == len(complete) - 1
