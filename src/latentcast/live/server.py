@@ -42,8 +42,8 @@ _SPARE_CONNECTIONS = 256
 _EXAMPLE_PROMPTS = {
     "scenes": [
         "a red sphere left of a blue cube",
-        "a small green cylinder on a wooden floor at night",
-        "two yellow cylinders and a purple sphere",
+        "a green cylinder on a wooden floor at night",
+        "a yellow cylinder behind a purple sphere at dusk",
     ]
 }
 
