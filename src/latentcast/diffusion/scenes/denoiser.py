@@ -41,7 +41,7 @@ _PEAK_RATES = {"muon": 3e-3, "adamw": 8e-4, "text": 3e-4}
 _PEAK_BATCH, _PEAK_WIDTH = 64, 96
 _FALL_SHARE = 0.35  # of the updates: those in which the rates fall
 # What the picture shows is decided at high noise, where its edges run at low: so much of training is at the
-# steps from here on. Of 70 % there and 30 % below, cubes came out with bent edges.
+# steps from here on, and the rest below.
 _EARLY_STEP, _EARLY_SHARE = 400, 0.5
 _READOUT_WEIGHT = 0.02
 
