@@ -222,8 +222,8 @@ Losses, in the order in which the stages ended: {stages}.
 
 It knows a few dozen words; `latentcast` brings other prompts into its language and says what it changed.
 Every object more makes it likelier that a shape is wrong or that an object comes twice, and now and then a
-relation that was told does not hold. Some edges bend, white things on pale ground can be faint, and two things
-that are alike in colour and shape it never saw together. No pictures of people, places or art were used in training.
+relation that was told does not hold. Some edges bend, and white things on pale ground can be faint. It never
+saw two things alike in one picture. No pictures of people, places or art were used in training.
 
 ## Prompts of the sheet, in reading order
 
