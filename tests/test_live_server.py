@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from latentcast.diffusion.pipeline import load_pipeline
+from latentcast.diffusion.scenes.reading import interpret
 from latentcast.errors import ParameterError
 from latentcast.live import hosted
 from latentcast.live.access import Access, read_tokens
@@ -29,7 +30,7 @@ from latentcast.live.link.schedule import RateSchedule
 from latentcast.live.listening import Address
 from latentcast.live.messages import Cancel, Failure, Message, Ping, Pong, Ready, Request, Resume
 from latentcast.live.protocol import decode, encode
-from latentcast.live.server import ServeConfig
+from latentcast.live.server import _EXAMPLE_PROMPTS, ServeConfig
 from live_server import (
     PATIENCE_SECONDS,
     RunningServer,
@@ -392,6 +393,13 @@ def test_origins() -> None:
                 assert connection.recv(timeout=PATIENCE_SECONDS) == encode(Pong(4))
     with pytest.raises(ParameterError, match="must read like"):
         Access(origins=("friend.example",))
+
+
+@pytest.mark.parametrize("prompt", _EXAMPLE_PROMPTS["scenes"])
+def test_the_page_suggests_what_the_model_knows(prompt: str) -> None:
+    understood = interpret(prompt)
+    assert understood.caption == prompt
+    assert understood.notes == ()
 
 
 def test_links_are_emulated_only_where_that_is_meant() -> None:
