@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import JsonValue
 
 from latentcast.diffusion.source import FloatArray
 from latentcast.errors import LiveError, ParameterError, ProtocolError
@@ -180,7 +181,7 @@ async def request_picture(
     seed: int | None = None,
     token: str | None = None,
     codec: str = PROGRESSIVE,
-    link: dict[str, object] | None = None,
+    link: dict[str, JsonValue] | None = None,
     decoder: DeviceDecoder | ServerDecoder | None = None,
     tls: ssl.SSLContext | None = None,
     on_change: Callable[[DeviceSession, float], None] | None = None,

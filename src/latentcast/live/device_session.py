@@ -12,6 +12,8 @@ import math
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from pydantic import JsonValue
+
 from latentcast.diffusion.source import FloatArray, LatentShape
 from latentcast.errors import LiveError, PacketError, ParameterError, ProtocolError
 from latentcast.live.assembly import Applied, Assembly
@@ -138,7 +140,7 @@ class DeviceSession:
         codecs: tuple[str, ...] = (PROGRESSIVE,),
         latents: tuple[LatentShape, ...] | None = None,
         token: str | None = None,
-        link: dict[str, object] | None = None,
+        link: dict[str, JsonValue] | None = None,
     ) -> None:
         for codec in codecs:
             if codec not in CODECS:
@@ -154,7 +156,7 @@ class DeviceSession:
                 codecs=codecs,
                 latents=latents,
                 token=token,
-                link=link,  # type: ignore[arg-type]
+                link=link,
             )
             encode(self._request)
         except ValueError as error:

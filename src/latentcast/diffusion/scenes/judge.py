@@ -71,6 +71,8 @@ class Answers:
 class Judge(torch.nn.Module):
     """Convolutions to 16 x 16 cells, each told what stands around it by convolutions at 8 x 8."""
 
+    where: torch.Tensor  # of each cell's middle, in -1..1; (1, 2, cells, cells)
+
     def __init__(self) -> None:
         super().__init__()
         self.fine = torch.nn.Sequential(
@@ -88,7 +90,7 @@ class Judge(torch.nn.Module):
         if pictures.shape[-1] != _PIXELS:
             pictures = F.interpolate(pictures, (_PIXELS, _PIXELS), mode="area")
         fine = self.fine(pictures)
-        where: torch.Tensor = self.where.expand(len(pictures), -1, -1, -1).to(fine.dtype)  # type: ignore[operator]
+        where = self.where.expand(len(pictures), -1, -1, -1).to(fine.dtype)
         fine = torch.cat([fine, where], dim=1)
         coarse = self.coarse(fine)
         around = F.interpolate(self.around(coarse), scale_factor=2.0, mode="nearest")
