@@ -2,9 +2,11 @@
 
 The parts are the classes of Stable Diffusion, only smaller: `UNet2DConditionModel`, `CLIPTextModel`,
 `CLIPTokenizer` with a vocabulary of whole words, and Stable Diffusion's noise schedule. The objective is
-v-prediction, v = a_t eps - s_t x_0 (Salimans and Ho, 2022), which weighs all noise levels sensibly without
-further tuning. The text encoder comes schooled (`text.py`) and is trained on, slowly and without forgetting
-what it was taught.
+v-prediction, v = a_t eps - s_t x_0 (Salimans and Ho, 2022). Each noise level's error counts beside what is
+usual at that level: most of the error at high noise nobody could avoid, and it would drown what can be
+learned at the low noise where edges are decided. (So weigh Karras et al., "Analyzing and Improving the
+Training Dynamics of Diffusion Models", 2024, who train a small network to tell what is usual.) The text
+encoder comes schooled (`text.py`) and is trained on, slowly and without forgetting what it was taught.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -40,10 +41,9 @@ _EMA_DECAY = 0.998
 _PEAK_RATES = {"muon": 3e-3, "adamw": 8e-4, "text": 3e-4}
 _PEAK_BATCH, _PEAK_WIDTH = 64, 96
 _FALL_SHARE = 0.35  # of the updates: those in which the rates fall
-# What the picture shows is decided at high noise, where its edges run at low: so much of training is at the
-# steps from here on, and the rest below.
-_EARLY_STEP, _EARLY_SHARE = 400, 0.5
 _READOUT_WEIGHT = 0.02
+# What is usual is the mean over so many ranges of steps, and over some hundred of their last latents.
+_STEP_RANGES, _USUAL_DECAY = 32, 0.99
 
 
 class Denoiser(torch.nn.Module):
@@ -64,6 +64,27 @@ class Denoiser(torch.nn.Module):
         """
         context = self.text_encoder(tokens).last_hidden_state
         return self.unet(noisy, step, encoder_hidden_states=context).sample, context
+
+
+class _UsualError(torch.nn.Module):
+    """Running means of the squared error of v at every noise level, which a checkpoint keeps."""
+
+    mean: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.ones(_STEP_RANGES))
+
+    def weights(self, errors: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        """Note (batch,) errors made at (batch,) steps, and tell their weights.
+
+        Those are what is usual over all levels beside what is usual at the latent's own.
+        """
+        level = steps * _STEP_RANGES // NUM_TRAINING_STEPS
+        seen = torch.bincount(level, minlength=_STEP_RANGES)
+        total = torch.bincount(level, errors.detach(), minlength=_STEP_RANGES)
+        self.mean.lerp_(torch.where(seen > 0, total / seen.clamp(min=1), self.mean), 1.0 - _USUAL_DECAY)
+        return self.mean.mean() / self.mean[level]
 
 
 def build_scheduler() -> DDPMScheduler:
@@ -147,7 +168,8 @@ def train_denoiser(
     forward = compiled(model, device)
     optimisers = _optimisers(model, readout)
     alpha_bar = build_scheduler().alphas_cumprod.to(device)
-    state = {"model": model, "readout": readout, "average": average, **optimisers}
+    usual = _UsualError().to(device)
+    state = {"model": model, "readout": readout, "average": average, "usual": usual, **optimisers}
     course = Course(folder / "denoiser.pt", state, rng, num_updates, progress, stop_at)
     scale = rate_scale(batch_size / _PEAK_BATCH, plan.denoiser_widths[0] / _PEAK_WIDTH)
     data = torch.from_numpy(latents).to(device)
@@ -167,7 +189,8 @@ def train_denoiser(
         with autocast(device):
             predicted, context = forward(signal * clean + noise_level * noise, steps, tokens)
             remembered = readout.loss(context, right)
-        loss = F.mse_loss(predicted.float(), signal * noise - noise_level * clean)
+        errors = (predicted.float() - (signal * noise - noise_level * clean)).square().mean((1, 2, 3))
+        loss = (usual.weights(errors, steps) * errors).mean()
         (loss + _READOUT_WEIGHT * remembered).backward()
         torch.nn.utils.clip_grad_norm_([*model.parameters(), *readout.parameters()], 1.0)
         share = share_of_peak(update, num_updates, _FALL_SHARE)
@@ -180,7 +203,7 @@ def train_denoiser(
         decay = min(_EMA_DECAY, (update + 1) / (update + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-        course.note(loss.item(), f"text {remembered.item():.3f}")
+        course.note(errors.mean().item(), f"text {remembered.item():.3f}")
     return average.eval()
 
 
@@ -211,11 +234,5 @@ def _weights(scenes: list[Scene]) -> npt.NDArray[np.float64]:
 
 def _draw_steps(count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """Training steps, one from each of as many strata: every batch sees all noise levels. In random order."""
-    share = (np.arange(count) + rng.random(count)) / count
-    late = 1.0 - _EARLY_SHARE
-    step = np.where(
-        share < late,
-        share / late * _EARLY_STEP,
-        _EARLY_STEP + (share - late) / _EARLY_SHARE * (NUM_TRAINING_STEPS - _EARLY_STEP),
-    )
+    step = NUM_TRAINING_STEPS * (np.arange(count) + rng.random(count)) / count
     return rng.permutation(np.minimum(step, NUM_TRAINING_STEPS - 1).astype(np.int64))

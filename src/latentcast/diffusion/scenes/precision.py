@@ -37,7 +37,8 @@ def autocast_on_gpu(device: str) -> torch.autocast:
 def compiled(module: torch.nn.Module, device: str) -> Callable[..., Any]:
     """The module's forward pass for training: compiled on a GPU, as it is on a CPU.
 
-    What the compiler cannot take runs as it is.
+    What the compiler cannot take runs as it is. On a CPU it is no choice: in bfloat16 its backward pass loses
+    the gradient of all that lies below the UNet's upsampler (PyTorch 2.13; in float32 it is right).
     """
     if torch.device(device).type != "cuda":
         return module
