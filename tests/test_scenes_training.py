@@ -258,7 +258,7 @@ def test_training_in_pieces_makes_a_pipeline_folder_with_its_card(
     assert "## The device's decoder" in card
     assert "finest: 8, 8, 8; residual blocks: 1, 0, 0." in card
     assert not re.search(r"^\| (seed of )?device ", card, re.MULTILINE)
-    assert {"samples.jpg", "losses.png", "training.json", "device_decoder.onnx"} <= {
+    assert {"samples.jpg", "losses", "training.json", "device_decoder.onnx"} <= {
         file.name for file in (tmp_path / "model").iterdir()
     }
     model = load_pipeline(tmp_path / "model", num_steps=2)
@@ -298,6 +298,11 @@ def retrained_alone(folder: Path, work: Path, plan: TrainingPlan) -> None:
         file.relative_to(folder).parts[0] for file, content in old.items() if file.read_bytes() != content
     }
     assert changed == {"unet", "text_encoder"}
+    # The new work folder has no curves of the stages that were not run.
+    curves = {file.stem for file in (folder / "losses").iterdir()}
+    assert curves == {"autoencoder", "decoder", "denoiser", "device-decoder", "judge", "text"}
+    card = (folder / "README.md").read_text()
+    assert all(f"![Loss of {stage}](losses/{stage}.png)" in card for stage in curves)
     assert not (folder / "calibration.json").exists()
     card = (folder / "README.md").read_text()
     assert "Of the old weights." not in card

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ GUIDANCE_SCALE = 3.0
 FIT_SECTION = "Fit to the theory"
 """Heading of what `latentcast model fit` measures."""
 
+_LOSSES = "losses"
 _SHEET_COLUMNS = 8
 _SHEET_ROWS = 8
 _SHEET_PIXELS = 128
@@ -154,24 +156,24 @@ def write_card(
     *,
     anew: bool,
 ) -> None:
-    """Write README.md and its pictures, samples.jpg and losses.png, into a model folder.
+    """Write README.md and its pictures, samples.jpg and those in losses, into a model folder.
 
     Args:
         folder: the pipeline folder.
         findings: the numbers.
         samples: uint8 (num, H, W, 3), generated pictures in order of generation, none left out.
         sentences: their prompts.
-        curves: pictures of the loss of each stage, named after it.
-        anew: whether the weights are new; else what other commands measured of them stays in the card.
+        curves: pictures of the losses of the stages that were run, as in text-loss.png.
+        anew: whether all weights are new; else other stages' curves, and what other commands measured of the
+            weights, stay in the card.
     """
     ceiling, plan = findings.ceiling, findings.plan
     shown = min(_SHEET_COLUMNS * _SHEET_ROWS, len(samples))
     sheet = [_small(picture) for picture in samples[:shown]]
     picture_sheet(np.stack(sheet), _SHEET_COLUMNS).save(folder / "samples.jpg", quality=85)
-    _write_curves(folder, curves)
+    stages = _write_curves(folder / _LOSSES, curves, anew=anew)
     numbers = _numbers(plan)
     prompts = "\n".join(f"{i + 1}. {text}" for i, text in enumerate(sentences[:shown]))
-    stages = ", ".join(file.stem.removesuffix("-loss") for file in curves)
     size, num_judged = (
         plan.picture_size,
         sum(judged.scores.num_pictures for judged in findings.judged.values()),
@@ -214,9 +216,7 @@ Exponential moving average of the weights.
 | --- | --- |
 {numbers}
 
-![Loss curves](losses.png)
-
-Losses, in the order in which the stages ended: {stages}.
+{_curve_table(stages)}
 
 {"".join(f"## {name}{chr(10)}{chr(10)}{body}{chr(10)}{chr(10)}" for name, body in kept.items())}## Limits
 
@@ -256,11 +256,27 @@ def _small(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     )
 
 
-def _write_curves(folder: Path, curves: list[Path]) -> None:
-    """Lay the curves out side by side, with few colours, since they are lines."""
-    pictures = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in curves])
-    sheet = picture_sheet(pictures, min(2, len(pictures)))
-    sheet.quantize(16).save(folder / "losses.png", optimize=True)
+def _write_curves(folder: Path, curves: list[Path], *, anew: bool) -> list[str]:
+    """Keep the curves of stages that were run, and tell of which stages there are some."""
+    if anew:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+    for file in curves:
+        kept = folder / f"{file.stem.removesuffix('-loss')}.png"
+        # Few colours, since they are lines.
+        Image.open(file).convert("RGB").quantize(16).save(kept, optimize=True)
+    return sorted(file.stem for file in folder.glob("*.png"))
+
+
+def _curve_table(stages: list[str]) -> str:
+    """Two curves to a row."""
+    if not stages:
+        return ""
+    lines = ["| loss of the stage | |", "| --- | --- |"]
+    for i in range(0, len(stages), 2):
+        cells = [f"{stage} ![Loss of {stage}]({_LOSSES}/{stage}.png)" for stage in stages[i : i + 2]]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _sections(folder: Path, names: tuple[str, ...]) -> dict[str, str]:

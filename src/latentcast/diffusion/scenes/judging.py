@@ -147,8 +147,7 @@ def judge_model(
         judged=judged,
         plan=plan,
     )
-    curves = sorted(work.glob("*-loss.png"), key=lambda file: file.stat().st_mtime)
-    write_card(out, findings, sheet, sentences, curves, anew=anew)
+    write_card(out, findings, sheet, sentences, sorted(work.glob("*-loss.png")), anew=anew)
     write_record(out, plan, findings.to_dict())
     return findings
 
