@@ -94,7 +94,7 @@ class TrainingPlan:
     text_updates: int = 3000
     text_batch: int = 128
     denoiser_widths: tuple[int, ...] = (96, 144)
-    denoiser_updates: int = 9000
+    denoiser_updates: int = 15000
     denoiser_batch: int = 64
     decoder_updates: int = 1000
     judge_pictures: int = 6000
@@ -177,7 +177,7 @@ class TrainingPlan:
 
 
 CPU_PLAN = TrainingPlan()
-"""Somewhat more than three hours on two cores with bfloat16 products."""
+"""Somewhat more than four hours on two cores with bfloat16 products."""
 
 GPU_PLAN = TrainingPlan(
     picture_size=256,
