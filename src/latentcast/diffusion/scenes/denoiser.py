@@ -18,6 +18,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -81,8 +82,9 @@ class _UsualError(torch.nn.Module):
         Those are what is usual over all levels beside what is usual at the latent's own.
         """
         level = steps * _STEP_RANGES // NUM_TRAINING_STEPS
-        seen = torch.bincount(level, minlength=_STEP_RANGES)
-        total = torch.bincount(level, errors.detach(), minlength=_STEP_RANGES)
+        # A product rather than a scattered sum, which on a GPU has no fixed order.
+        members = F.one_hot(level, _STEP_RANGES).to(errors.dtype)
+        seen, total = members.sum(0), errors.detach() @ members
         self.mean.lerp_(torch.where(seen > 0, total / seen.clamp(min=1), self.mean), 1.0 - _USUAL_DECAY)
         return self.mean.mean() / self.mean[level]
 
