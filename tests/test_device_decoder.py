@@ -19,7 +19,7 @@ from latentcast.diffusion.scenes import weights_folder
 from latentcast.diffusion.scenes.autoencoder import encode_pictures
 from latentcast.diffusion.scenes.card import psnr_db, write_section
 from latentcast.diffusion.scenes.coded import EarlyEstimates, LatentSpectrum
-from latentcast.diffusion.scenes.curves import LossCurve
+from latentcast.diffusion.scenes.curves import LossCurve, _ticks
 from latentcast.diffusion.scenes.dataset import draw_scenes
 from latentcast.diffusion.scenes.descent import Descent
 from latentcast.diffusion.scenes.distillation import distil
@@ -200,6 +200,13 @@ def test_the_loss_curve_falls_as_the_loss_does(is_logarithm: bool) -> None:
     again = LossCurve()
     again.load_state_dict(curve.state_dict())
     assert again.recent() == curve.recent()
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.21, 0.28), (0.19, 0.26), (0.013, 1.0), (1e-3, 5.0)])
+def test_every_loss_curve_has_a_scale(low: float, high: float) -> None:
+    ticks = _ticks(low, high)
+    assert 2 <= len(ticks) <= 13
+    assert all(low <= tick <= high for tick in ticks)
 
 
 def test_a_section_of_the_card_is_replaced_or_put_before_the_limits(tmp_path: Path) -> None:

@@ -80,9 +80,10 @@ class LossCurve:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten within the range."""
+    """1, 2 and 5 times powers of ten in the range; even ones where it is too narrow for two of those."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [m * 10.0**p for p in powers for m in (1.0, 2.0, 5.0) if low <= m * 10.0**p <= high]
+    ticks = [m * 10.0**p for p in powers for m in (1.0, 2.0, 5.0) if low <= m * 10.0**p <= high]
+    return ticks if len(ticks) > 1 else _even_ticks(low, high)
 
 
 def _even_ticks(low: float, high: float) -> list[float]:
