@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -258,13 +257,14 @@ def _small(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 def _write_curves(folder: Path, curves: list[Path], *, anew: bool) -> list[str]:
     """Keep the curves of stages that were run, and tell of which stages there are some."""
-    if anew:
-        shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(exist_ok=True)
-    for file in curves:
-        kept = folder / f"{file.stem.removesuffix('-loss')}.png"
+    run = {file.stem.removesuffix("-loss"): file for file in curves}
+    for stage, file in run.items():
         # Few colours, since they are lines.
-        Image.open(file).convert("RGB").quantize(16).save(kept, optimize=True)
+        Image.open(file).convert("RGB").quantize(16).save(folder / f"{stage}.png", optimize=True)
+    for file in folder.glob("*.png"):
+        if anew and file.stem not in run:
+            file.unlink()
     return sorted(file.stem for file in folder.glob("*.png"))
 
 
