@@ -177,7 +177,7 @@ class TrainingPlan:
 
 
 CPU_PLAN = TrainingPlan()
-"""Somewhat more than four hours on two cores with bfloat16 products."""
+"""Four to five hours on two cores with bfloat16 products."""
 
 GPU_PLAN = TrainingPlan(
     picture_size=256,
